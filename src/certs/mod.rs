@@ -1,0 +1,1 @@
+//! Minting, showing and checking certificates.

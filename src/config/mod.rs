@@ -1,0 +1,2 @@
+//! Settings from outside, parsed once into typed values.
+pub mod env;

@@ -1,0 +1,1 @@
+//! The control side: one runtime on its own thread.

@@ -1,0 +1,1 @@
+//! Names and formats that Knative's components share.

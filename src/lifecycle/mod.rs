@@ -1,0 +1,1 @@
+//! Start, readiness, drain and shutdown.

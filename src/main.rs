@@ -1,0 +1,2 @@
+//! The `lockkeeper` binary: parse, dispatch, exit code.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Sockets: listening, connecting, looking at first bytes, copying.

@@ -1,0 +1,1 @@
+//! The queue role: the sidecar in each revision's pod.

@@ -1,0 +1,1 @@
+//! Logs, metrics and traces; no sockets here.

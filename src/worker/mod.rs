@@ -1,0 +1,1 @@
+//! The data side: threads with one runtime each.
