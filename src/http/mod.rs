@@ -1,1 +1,32 @@
 //! The reverse-proxy core; knows nothing of Knative.
+//!
+//! [`server`] turns an accepted stream into requests, a role's stack of tower layers decides about them, [`proxy`]
+//! sends them on over [`upstream`] and the response's [`body`] carries what has to end with it. An answer that is not
+//! the application's has a [`cause`]. All of it runs on one worker thread and shares nothing with others.
+
+pub mod body;
+pub mod call;
+pub mod cause;
+pub mod headers;
+pub mod limits;
+pub mod proxy;
+pub mod replay;
+pub mod server;
+pub mod stream;
+pub mod tunnel;
+pub mod upstream;
+
+use std::rc::Rc;
+
+/// A request on its way through a role's stack.
+pub struct Request {
+    /// Method, target, version and headers; layers change them in place.
+    pub head: http::request::Parts,
+    /// The body as it comes in from the caller.
+    pub body: hyper::body::Incoming,
+    /// What is known of this request beside the message itself.
+    pub call: Rc<call::Call>,
+}
+
+/// A response on its way back.
+pub type Response = http::Response<body::Body>;

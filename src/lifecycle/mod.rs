@@ -1,1 +1,3 @@
 //! Start, readiness, drain and shutdown.
+
+pub mod drain;

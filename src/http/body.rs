@@ -1,0 +1,306 @@
+//! The one body type of responses, and the request's body on its way to the application.
+//!
+//! What must end with a response (a slot of the breaker, a count, a deadline) travels in its [`Body`] as a [`Watch`]
+//! and is told how the body ended: whole, broken, or left by the caller.
+
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+use hyper::body::{Body as _, Incoming};
+use smallvec::SmallVec;
+
+use super::call::Call;
+use super::limits;
+use super::upstream::Lease;
+
+/// How a response's body ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// All of it was handed to the connection.
+    Whole,
+    /// The application ended it early, or a timer cut it; the token of the cause.
+    Broken(&'static str),
+    /// The caller went away first.
+    CallerLeft,
+}
+
+/// Something that lives as long as a response's body.
+pub trait Watch {
+    /// Whether the body has to be cut now, and why (a token). Called before each frame, with the task's waker.
+    fn poll_cut(&mut self, _cx: &mut Context<'_>) -> Poll<&'static str> {
+        Poll::Pending
+    }
+    /// Bytes of the body that were handed to the connection.
+    fn sent(&mut self, _bytes: usize, _cx: &mut Context<'_>) {}
+    /// Called once, before the drop.
+    fn end(&mut self, _end: End) {}
+}
+
+/// Why a response that had begun was reset.
+#[derive(Debug, thiserror::Error)]
+pub enum Aborted {
+    /// The application's part failed.
+    #[error("the application broke off")]
+    Upstream(#[source] hyper::Error),
+    /// lockkeeper cut it.
+    #[error("cut: {token}")]
+    Cut {
+        /// The cause's token.
+        token: &'static str,
+        /// What an HTTP/2 caller sees; hyper looks for it in the chain of sources.
+        #[source]
+        reset: h2::Error,
+    },
+}
+
+enum Source {
+    Empty,
+    Full(Option<Bytes>),
+    /// The body of an HTTP/1.1 response, with the connection that it comes by.
+    Leased(Incoming, Option<Lease>),
+    Streamed(Incoming),
+}
+
+/// The body of a response.
+pub struct Body {
+    source: Source,
+    watches: SmallVec<[Box<dyn Watch>; 4]>,
+}
+
+impl Body {
+    /// No body at all.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self::from(Source::Empty)
+    }
+
+    /// A body that is there whole.
+    #[must_use]
+    pub fn full(bytes: Bytes) -> Self {
+        Self::from(Source::Full(Some(bytes)))
+    }
+
+    /// A body that comes by an HTTP/1.1 connection which this body drives, and gives back when it ends.
+    #[must_use]
+    pub fn leased(incoming: Incoming, lease: Lease) -> Self {
+        Self::from(Source::Leased(incoming, Some(lease)))
+    }
+
+    /// A body that comes by a connection which something else drives.
+    #[must_use]
+    pub fn streamed(incoming: Incoming) -> Self {
+        Self::from(Source::Streamed(incoming))
+    }
+
+    fn from(source: Source) -> Self {
+        Self { source, watches: SmallVec::new() }
+    }
+
+    /// Ties `watch` to this body.
+    pub fn watch(&mut self, watch: Box<dyn Watch>) {
+        self.watches.push(watch);
+    }
+
+    /// Moves what is tied to this body out of it; an upgraded connection takes it over.
+    #[must_use]
+    pub fn take_watches(&mut self) -> Watches {
+        Watches(std::mem::take(&mut self.watches))
+    }
+
+    fn end(&mut self, end: End) {
+        for mut watch in self.watches.drain(..) {
+            watch.end(end);
+        }
+    }
+}
+
+impl Source {
+    fn is_end(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Full(bytes) => bytes.is_none(),
+            Self::Leased(incoming, _) | Self::Streamed(incoming) => incoming.is_end_stream(),
+        }
+    }
+
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match self {
+            Self::Empty => Poll::Ready(None),
+            Self::Full(bytes) => Poll::Ready(bytes.take().map(|b| Ok(Frame::data(b)))),
+            Self::Streamed(incoming) => Pin::new(incoming).poll_frame(cx),
+            Self::Leased(incoming, lease) => {
+                // The connection below is what makes progress, and it is driven with the task's own waker; waking
+                // the task for what it is about to look at anyway would only run it once more for nothing.
+                let mut quiet = Context::from_waker(std::task::Waker::noop());
+                let mut frame = Pin::new(&mut *incoming).poll_frame(&mut quiet);
+                if frame.is_pending()
+                    && let Some(lease) = lease
+                {
+                    lease.drive(cx);
+                    frame = Pin::new(&mut *incoming).poll_frame(&mut quiet);
+                }
+                let ended = matches!(&frame, Poll::Ready(None)) || incoming.is_end_stream();
+                if ended && let Some(lease) = lease.take() {
+                    lease.give_back();
+                }
+                frame
+            }
+        }
+    }
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = Aborted;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Aborted>>> {
+        let this = &mut *self;
+        for watch in &mut this.watches {
+            if let Poll::Ready(token) = watch.poll_cut(cx) {
+                this.source = Source::Empty;
+                this.end(End::Broken(token));
+                let reset = h2::Error::from(h2::Reason::CANCEL);
+                return Poll::Ready(Some(Err(Aborted::Cut { token, reset })));
+            }
+        }
+        match std::task::ready!(this.source.poll_frame(cx)) {
+            Some(Ok(frame)) => {
+                if let Some(data) = frame.data_ref() {
+                    for watch in &mut this.watches {
+                        watch.sent(data.len(), cx);
+                    }
+                }
+                if frame.is_trailers() || this.source.is_end() {
+                    this.end(End::Whole);
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Some(Err(error)) => {
+                this.source = Source::Empty;
+                this.end(End::Broken("upstream_reset"));
+                Poll::Ready(Some(Err(Aborted::Upstream(error))))
+            }
+            None => {
+                this.end(End::Whole);
+                Poll::Ready(None)
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.source.is_end()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.source {
+            Source::Empty => SizeHint::with_exact(0),
+            Source::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64)),
+            Source::Leased(incoming, _) | Source::Streamed(incoming) => incoming.size_hint(),
+        }
+    }
+}
+
+impl Drop for Body {
+    fn drop(&mut self) {
+        let whole = self.source.is_end();
+        if let Source::Leased(_, lease) = &mut self.source
+            && whole
+            && let Some(lease) = lease.take()
+        {
+            lease.give_back();
+        }
+        if !self.watches.is_empty() {
+            self.end(if whole { End::Whole } else { End::CallerLeft });
+        }
+    }
+}
+
+/// What was tied to the body of a response and now belongs to the connection that it was upgraded to.
+pub struct Watches(SmallVec<[Box<dyn Watch>; 4]>);
+
+impl Watches {
+    /// As [`Watch::poll_cut`], for all of them.
+    pub fn poll_cut(&mut self, cx: &mut Context<'_>) -> Poll<&'static str> {
+        for watch in &mut self.0 {
+            if let Poll::Ready(token) = watch.poll_cut(cx) {
+                return Poll::Ready(token);
+            }
+        }
+        Poll::Pending
+    }
+
+    /// As [`Watch::sent`], for all of them.
+    pub fn sent(&mut self, bytes: usize, cx: &mut Context<'_>) {
+        for watch in &mut self.0 {
+            watch.sent(bytes, cx);
+        }
+    }
+
+    /// As [`Watch::end`], for all of them.
+    pub fn end(mut self, end: End) {
+        for mut watch in self.0.drain(..) {
+            watch.end(end);
+        }
+    }
+}
+
+/// The request's body on its way to the application: counts, and holds back what `Expect` asks to hold back.
+pub struct Outbound {
+    incoming: Option<Incoming>,
+    call: Rc<Call>,
+    wait: Option<Pin<Box<tokio::time::Sleep>>>,
+}
+
+impl Outbound {
+    /// The body of `call`. With `expects`, it is read once the application said `100 Continue`, or kept silent for
+    /// [`limits::CONTINUE_WAIT`]; reading it is what makes hyper tell the caller to go on.
+    #[must_use]
+    pub fn new(incoming: Incoming, call: Rc<Call>, expects: bool) -> Self {
+        call.go_ahead.set(!expects);
+        call.request_ended.set(incoming.is_end_stream());
+        let wait = expects.then(|| Box::pin(tokio::time::sleep(limits::CONTINUE_WAIT)));
+        Self { incoming: Some(incoming), call, wait }
+    }
+}
+
+impl http_body::Body for Outbound {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let this = &mut *self;
+        if !this.call.go_ahead.get() {
+            if let Some(wait) = &mut this.wait {
+                std::task::ready!(wait.as_mut().poll(cx));
+            }
+            this.call.go_ahead.set(true);
+            this.wait = None;
+        }
+        let Some(incoming) = &mut this.incoming else { return Poll::Ready(None) };
+        let frame = std::task::ready!(Pin::new(incoming).poll_frame(cx));
+        match &frame {
+            Some(Ok(frame)) => {
+                if let Some(data) = frame.data_ref() {
+                    this.call.request_bytes.set(this.call.request_bytes.get() + data.len() as u64);
+                }
+                if this.incoming.as_ref().is_some_and(hyper::body::Body::is_end_stream) {
+                    this.call.request_ended.set(true);
+                }
+            }
+            Some(Err(_)) => {}
+            None => this.call.request_ended.set(true),
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.as_ref().is_none_or(hyper::body::Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.as_ref().map_or_else(|| SizeHint::with_exact(0), hyper::body::Body::size_hint)
+    }
+}

@@ -1,0 +1,83 @@
+//! What is known of one request beside the message: its connection, its clock, what went through.
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Instant;
+
+use http::HeaderValue;
+
+use super::body::Watches;
+use super::stream::Interim;
+use super::tunnel::Ready;
+use crate::worker::PortId;
+
+/// One downstream connection, shared by its requests.
+pub struct Connection {
+    /// The caller's address.
+    pub peer: SocketAddr,
+    /// The caller's IP as the value of `X-Forwarded-For`.
+    pub peer_ip: HeaderValue,
+    /// Whether the connection came in over TLS.
+    pub tls: bool,
+    /// The listener it came in by.
+    pub port: PortId,
+    /// Whether the connection speaks HTTP/2.
+    pub h2: Cell<bool>,
+    /// Interim responses on their way to the caller (HTTP/1.1 only).
+    pub interim: Rc<Interim>,
+    /// The upstream half of an upgrade that was answered with 101; once the answer is on its way also what was tied
+    /// to its body, and whether the protocol is WebSocket.
+    pub tunnel: RefCell<Option<(Ready, Option<(Watches, bool)>)>>,
+}
+
+impl Connection {
+    /// A connection from `peer`.
+    #[must_use]
+    pub fn new(peer: SocketAddr, tls: bool, port: PortId) -> Self {
+        let ip = peer.ip().to_canonical().to_string();
+        Self {
+            peer,
+            peer_ip: HeaderValue::try_from(ip).unwrap_or(HeaderValue::from_static("unknown")),
+            tls,
+            port,
+            h2: Cell::new(false),
+            interim: Rc::default(),
+            tunnel: RefCell::default(),
+        }
+    }
+}
+
+/// One request.
+pub struct Call {
+    /// The connection it came by.
+    pub connection: Rc<Connection>,
+    /// When its header had come in.
+    pub started: Instant,
+    /// Bytes of the request's body that were read.
+    pub request_bytes: Cell<u64>,
+    /// Whether the request's body has been read to its end.
+    pub request_ended: Cell<bool>,
+    /// Whether the caller may be told to send its body (`Expect: 100-continue`).
+    pub go_ahead: Cell<bool>,
+    /// Why lockkeeper answered, or cut the response, in place of the application: the cause's token.
+    pub cause: Cell<Option<&'static str>>,
+    /// Called gRPC: errors that we make carry `grpc-status`.
+    pub grpc: Cell<bool>,
+}
+
+impl Call {
+    /// A call that begins `now`.
+    #[must_use]
+    pub fn new(connection: Rc<Connection>, now: Instant) -> Self {
+        Self {
+            connection,
+            started: now,
+            request_bytes: Cell::new(0),
+            request_ended: Cell::new(false),
+            go_ahead: Cell::new(true),
+            cause: Cell::new(None),
+            grpc: Cell::new(false),
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! Why lockkeeper answered instead of the application, and the only writer of such answers.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, StatusCode, header};
+
+use super::Response;
+use super::body::Body;
+use super::call::Call;
+
+/// Names the cause in a response that lockkeeper made itself.
+pub const CAUSE_HEADER: HeaderName = HeaderName::from_static("x-lockkeeper-cause");
+
+/// One variant, one token, one status.
+#[derive(Debug, thiserror::Error)]
+pub enum Cause {
+    /// The caller left before the response was complete.
+    #[error("the caller left")]
+    CallerLeft,
+    /// The request is not one that a proxy can send on.
+    #[error("bad request: {0}")]
+    BadRequest(&'static str),
+    /// The request's body could not be read.
+    #[error("the request's body could not be read")]
+    RequestBody(#[source] hyper::Error),
+    /// An expectation other than `100-continue`.
+    #[error("unknown expectation")]
+    Expectation,
+    /// `CONNECT` towards an application.
+    #[error("CONNECT is not supported")]
+    Connect,
+    /// As many requests wait as may.
+    #[error("pending request queue full")]
+    QueueFull,
+    /// A probe while draining.
+    #[error("shutting down")]
+    Draining,
+    /// The application is not ready, or a probe was not for us.
+    #[error("probe refused")]
+    Probe(StatusCode, String),
+    /// The application did not take the connection.
+    #[error("the application refuses connections")]
+    UpstreamRefused(#[source] std::io::Error),
+    /// The application ended the connection before its response began.
+    #[error("the application closed the connection without a response")]
+    UpstreamEof,
+    /// The connection to the application broke.
+    #[error("the connection to the application broke")]
+    UpstreamReset(#[source] hyper::Error),
+    /// The application answered with something that is not HTTP, or not allowed.
+    #[error("the application's response is malformed")]
+    UpstreamMalformed(#[source] Option<hyper::Error>),
+    /// The application switched to a protocol that was not asked for.
+    #[error("the application switched to a protocol that was not asked for")]
+    UpstreamSwitch,
+    /// The request took longer than it may in all.
+    #[error("request timeout")]
+    TimeoutTotal(Duration),
+    /// The response did not begin in time.
+    #[error("request timeout")]
+    TimeoutStart(Duration),
+    /// Nothing was sent to the caller for too long.
+    #[error("request timeout")]
+    TimeoutIdle(Duration),
+}
+
+impl Cause {
+    /// What the caller sees, where a response can still be made.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        match self {
+            // nginx's number; never sent, only logged and counted.
+            Self::CallerLeft => StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST),
+            Self::BadRequest(_) => StatusCode::BAD_REQUEST,
+            Self::Expectation => StatusCode::EXPECTATION_FAILED,
+            Self::Connect
+            | Self::RequestBody(_)
+            | Self::UpstreamRefused(_)
+            | Self::UpstreamEof
+            | Self::UpstreamReset(_)
+            | Self::UpstreamMalformed(_)
+            | Self::UpstreamSwitch => StatusCode::BAD_GATEWAY,
+            Self::QueueFull | Self::Draining => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Probe(status, _) => *status,
+            Self::TimeoutTotal(_) | Self::TimeoutStart(_) | Self::TimeoutIdle(_) => StatusCode::GATEWAY_TIMEOUT,
+        }
+    }
+
+    /// The word for it in the response header, the log and the metrics.
+    #[must_use]
+    pub fn token(&self) -> &'static str {
+        match self {
+            Self::CallerLeft => "caller_left",
+            Self::BadRequest(_) => "bad_request",
+            Self::RequestBody(_) => "request_body",
+            Self::Expectation => "expectation",
+            Self::Connect => "connect_unsupported",
+            Self::QueueFull => "queue_full",
+            Self::Draining => "draining",
+            Self::Probe(..) => "probe",
+            Self::UpstreamRefused(_) => "upstream_refused",
+            Self::UpstreamEof => "upstream_eof",
+            Self::UpstreamReset(_) => "upstream_reset",
+            Self::UpstreamMalformed(_) => "upstream_malformed",
+            Self::UpstreamSwitch => "upstream_switch",
+            Self::TimeoutTotal(_) => "timeout_total",
+            Self::TimeoutStart(_) => "timeout_start",
+            Self::TimeoutIdle(_) => "timeout_idle",
+        }
+    }
+
+    /// The status of a gRPC call that ends so (https://grpc.github.io/grpc/core/md_doc_statuscodes.html).
+    fn grpc_status(&self) -> &'static str {
+        match self {
+            Self::TimeoutTotal(_) | Self::TimeoutStart(_) | Self::TimeoutIdle(_) => "4",
+            Self::QueueFull => "8",
+            Self::BadRequest(_) | Self::Expectation | Self::Connect => "3",
+            _ => "14",
+        }
+    }
+
+    /// The answer to the caller. Text and type are Go's where callers see them (`contract` sections 3.1, 3.6, 6).
+    #[must_use]
+    pub fn respond(&self, call: &Call) -> Response {
+        call.cause.set(Some(self.token()));
+        let text = match self {
+            Self::Probe(_, text) => text.clone(),
+            Self::TimeoutTotal(_) | Self::TimeoutStart(_) | Self::TimeoutIdle(_) => self.to_string(),
+            _ => format!("{self}\n"),
+        };
+        let mut response = http::Response::new(Body::full(Bytes::from(text)));
+        *response.status_mut() = self.status();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        headers.insert(CAUSE_HEADER, HeaderValue::from_static(self.token()));
+        if call.grpc.get() && !matches!(self, Self::Probe(..) | Self::Draining) {
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+            headers.insert("grpc-status", HeaderValue::from_static(self.grpc_status()));
+            if let Ok(message) = HeaderValue::try_from(self.to_string()) {
+                headers.insert("grpc-message", message);
+            }
+            *response.body_mut() = Body::empty();
+            *response.status_mut() = StatusCode::OK;
+        }
+        if !call.request_ended.get() && !call.connection.h2.get() {
+            // The rest of the request's body will not be read: the connection cannot be used again.
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+}

@@ -1,0 +1,33 @@
+//! Every limit of the proxy core: its default, its unit and where the number comes from.
+
+use std::time::Duration;
+
+/// Bytes of a request's header block: Go's `http.DefaultMaxHeaderBytes` (1 MiB) and its slack of 4 KiB.
+pub const HEADER_BYTES: usize = (1 << 20) + 4096;
+/// Header lines of one message: Go 1.27's default.
+pub const HEADER_LINES: usize = 500;
+/// Time for a header block to come in: `ReadHeaderTimeout` in `pkg/queue/sharedmain`.
+pub const HEADER_TIME: Duration = Duration::from_secs(60);
+/// Streams at once on an HTTP/2 connection: `MAX_CONCURRENT_STREAMS` of Go's server.
+pub const STREAMS: u32 = 250;
+/// Bytes that one HTTP/2 stream may have under way towards us (`users.md` Q10 asks for at most 256 KiB held).
+pub const STREAM_WINDOW: u32 = 256 * 1024;
+/// Bytes that one HTTP/2 connection may have under way towards us: Go's server allows 1 MiB a stream.
+pub const CONNECTION_WINDOW: u32 = 1 << 20;
+/// Bytes of an HTTP/2 header list: Go announces 1 MiB and 320 bytes.
+pub const H2_HEADER_LIST: u32 = (1 << 20) + 320;
+/// Resets by the caller that may wait to be noticed before the connection is ended (CVE-2023-44487).
+pub const PENDING_RESETS: usize = 50;
+/// Bytes of a response held back for a slow HTTP/2 reader, a stream.
+pub const SEND_BUFFER: usize = 64 * 1024;
+/// Bytes buffered of an HTTP/1.1 message: what one read may take.
+pub const READ_BUFFER: usize = 256 * 1024;
+/// Idle time after which a pooled connection to the application is closed: `IdleConnTimeout` of Go's transport.
+pub const UPSTREAM_IDLE: Duration = Duration::from_secs(90);
+/// Bytes of a request kept until the first byte of its response, to send it again when the pooled connection was dead.
+pub const REPLAY_BYTES: usize = 64 * 1024;
+/// How long the application may keep silent before a body announced by `Expect: 100-continue` is read all the same:
+/// `ExpectContinueTimeout` of Go's transport.
+pub const CONTINUE_WAIT: Duration = Duration::from_secs(1);
+/// Bytes of an interim (1xx) response's head.
+pub const INTERIM_BYTES: usize = 64 * 1024;

@@ -1,0 +1,268 @@
+//! The upstream side of an HTTP/1.1 connection as bytes, which survives an application that closes idle connections.
+//!
+//! A pooled connection may have been closed by the application in the moment in which a request is written to it; no
+//! check before can exclude that. So the bytes of a request on a *reused* connection are kept (up to
+//! [`limits::REPLAY_BYTES`]) until the first byte of its response. When the connection ends before that byte, they go
+//! out once more on a fresh one, whatever the method: no handler that answers can have seen them. hyper's client
+//! notices nothing of it.
+//!
+//! Interim (1xx) responses are taken out here as well and handed to the downstream side byte for byte (RFC 9110
+//! section 15.2 demands it of a proxy); hyper's client would swallow them.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+use super::call::Call;
+use super::limits;
+
+/// What the pool tells the connection about the exchange that runs on it.
+#[derive(Default)]
+pub struct Exchange {
+    /// The connection served a request before: what is written is kept until the response begins.
+    pub replayable: Cell<bool>,
+    /// No byte of the response has come.
+    pub awaiting: Cell<bool>,
+    /// The request under way.
+    pub call: RefCell<Option<Rc<Call>>>,
+    /// Requests that were sent again.
+    pub replays: Cell<u32>,
+}
+
+enum Mode {
+    Live,
+    Connecting(Pin<Box<dyn Future<Output = io::Result<TcpStream>>>>),
+    Resending(usize),
+}
+
+/// A connection to the application as hyper's client sees it.
+pub struct Upstream {
+    socket: TcpStream,
+    address: SocketAddr,
+    exchange: Rc<Exchange>,
+    kept: Vec<u8>,
+    mode: Mode,
+    /// What was read of a response's head while it may be an interim one, or read beyond one.
+    held: Vec<u8>,
+}
+
+impl Upstream {
+    /// A fresh connection.
+    #[must_use]
+    pub fn new(socket: TcpStream, address: SocketAddr, exchange: Rc<Exchange>) -> Self {
+        Self { socket, address, exchange, kept: Vec::new(), mode: Mode::Live, held: Vec::new() }
+    }
+
+    fn may_replay(&self) -> bool {
+        self.exchange.replayable.get() && self.exchange.awaiting.get()
+    }
+
+    fn reconnect(&mut self) {
+        self.exchange.replayable.set(false);
+        self.exchange.replays.set(self.exchange.replays.get() + 1);
+        let address = self.address;
+        self.mode = Mode::Connecting(Box::pin(TcpStream::connect(address)));
+    }
+
+    fn poll_live(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            match &mut self.mode {
+                Mode::Live => return Poll::Ready(Ok(())),
+                Mode::Connecting(connect) => {
+                    self.socket = ready!(connect.as_mut().poll(cx))?;
+                    let _ = self.socket.set_nodelay(true);
+                    self.mode = Mode::Resending(0);
+                }
+                Mode::Resending(sent) => {
+                    while let Some(rest) = self.kept.get(*sent..).filter(|r| !r.is_empty()) {
+                        *sent += ready!(Pin::new(&mut self.socket).poll_write(cx, rest))?;
+                    }
+                    self.mode = Mode::Live;
+                    self.kept = Vec::new();
+                }
+            }
+        }
+    }
+
+    fn keep(&mut self, written: &[u8]) {
+        if self.kept.len() + written.len() > limits::REPLAY_BYTES {
+            self.exchange.replayable.set(false);
+            self.kept = Vec::new();
+        } else {
+            self.kept.extend_from_slice(written);
+        }
+    }
+
+    fn response_began(&mut self) {
+        self.exchange.replayable.set(false);
+        self.exchange.awaiting.set(false);
+        if self.kept.capacity() > 4096 {
+            self.kept = Vec::new();
+        } else {
+            self.kept.clear();
+        }
+    }
+
+    /// Takes complete interim heads off the front of `held`; true when what follows is (the beginning of) a final one.
+    fn take_interim(&mut self) -> io::Result<bool> {
+        loop {
+            match Interim::look(&self.held) {
+                Interim::No => return Ok(true),
+                Interim::Incomplete if self.held.len() > limits::INTERIM_BYTES => {
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, "interim response too large"));
+                }
+                Interim::Incomplete => return Ok(false),
+                Interim::Head(length) => {
+                    let rest = self.held.split_off(length);
+                    let head = std::mem::replace(&mut self.held, rest);
+                    let call = self.exchange.call.borrow();
+                    if let Some(call) = &*call {
+                        if head.get(9..12) == Some(b"100") {
+                            call.go_ahead.set(true);
+                        } else if !call.connection.h2.get() {
+                            call.connection.interim.push(&head);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// What the first bytes of a response are.
+#[derive(Debug, PartialEq, Eq)]
+enum Interim {
+    No,
+    Incomplete,
+    /// An interim response of this many bytes.
+    Head(usize),
+}
+
+impl Interim {
+    fn look(bytes: &[u8]) -> Self {
+        const START: &[u8] = b"HTTP/1.1 1";
+        let common = bytes.iter().zip(START).take_while(|(a, b)| a == b).count();
+        if common < START.len() {
+            return if common == bytes.len() { Self::Incomplete } else { Self::No };
+        }
+        match bytes.get(10..12) {
+            None => Self::Incomplete,
+            Some(b"01") => Self::No, // a switch of protocols is final for hyper
+            Some(_) => match bytes.windows(4).position(|w| w == b"\r\n\r\n") {
+                Some(end) => Self::Head(end + 4),
+                None => Self::Incomplete,
+            },
+        }
+    }
+}
+
+impl AsyncRead for Upstream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        loop {
+            ready!(this.poll_live(cx))?;
+            if !this.held.is_empty() && !this.exchange.awaiting.get() {
+                let n = this.held.len().min(buf.remaining());
+                buf.put_slice(&this.held[..n]);
+                this.held.drain(..n);
+                return Poll::Ready(Ok(()));
+            }
+            let before = buf.filled().len();
+            let read = ready!(Pin::new(&mut this.socket).poll_read(cx, buf));
+            if !this.exchange.awaiting.get() {
+                return Poll::Ready(read);
+            }
+            let got = buf.filled().get(before..).unwrap_or_default();
+            if read.is_err() || got.is_empty() {
+                if this.may_replay() && this.held.is_empty() {
+                    this.reconnect();
+                    continue;
+                }
+                return Poll::Ready(read);
+            }
+            if this.held.is_empty() && Interim::look(got) == Interim::No {
+                this.response_began();
+                return Poll::Ready(Ok(()));
+            }
+            // Rare: an interim response, or too few bytes to tell.
+            this.exchange.replayable.set(false);
+            this.held.extend_from_slice(got);
+            buf.set_filled(before);
+            if this.take_interim()? && !this.held.is_empty() {
+                this.response_began();
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Upstream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.as_mut().poll_write_vectored(cx, &[io::IoSlice::new(bytes)])
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = &mut *self;
+        loop {
+            ready!(this.poll_live(cx))?;
+            match ready!(Pin::new(&mut this.socket).poll_write_vectored(cx, slices)) {
+                Ok(mut n) => {
+                    let total = n;
+                    if this.may_replay() {
+                        for slice in slices {
+                            let part = slice.get(..n.min(slice.len())).unwrap_or_default();
+                            this.keep(part);
+                            n -= part.len();
+                        }
+                    }
+                    return Poll::Ready(Ok(total));
+                }
+                Err(_) if this.may_replay() => this.reconnect(),
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn given_the_first_bytes_of_a_response_when_looked_at_then_only_whole_interim_heads_are_taken() {
+        let cases: [(&[u8], Interim); 8] = [
+            (b"", Interim::Incomplete),
+            (b"HTTP/1.1", Interim::Incomplete),
+            (b"HTTP/1.1 200 OK", Interim::No),
+            (b"HTTP/1.0 200 OK", Interim::No),
+            (b"junk", Interim::No),
+            (b"HTTP/1.1 101 Switching", Interim::No),
+            (b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n", Interim::Incomplete),
+            (b"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200", Interim::Head(28)),
+        ];
+        for (bytes, expected) in cases {
+            assert_eq!(Interim::look(bytes), expected, "{}", String::from_utf8_lossy(bytes));
+        }
+    }
+}

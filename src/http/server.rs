@@ -1,0 +1,415 @@
+//! One accepted stream to its end: TLS, finding out the protocol, requests, upgrades, and leaving politely.
+
+use std::cell::{Cell, RefCell};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker, ready};
+use std::time::{Duration, Instant};
+
+use http::{HeaderValue, StatusCode, header};
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper_util::rt::TokioIo;
+use slab::Slab;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::body::{Aborted, Body};
+use super::call::{Call, Connection};
+use super::cause::Cause;
+use super::stream::{Socket, Stream};
+use super::upstream::LocalExecutor;
+use super::{Request, Response, headers, limits, tunnel};
+
+/// The first bytes of HTTP/2 with prior knowledge (RFC 9113 section 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// What a connection is asked to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Order {
+    /// Go on.
+    Serve,
+    /// HTTP/2: GOAWAY now; HTTP/1.1: `Connection: close` with the next response.
+    Announce,
+    /// Close once nothing is under way.
+    Finish,
+    /// Close now.
+    Leave,
+}
+
+/// One connection as its worker sees it from outside.
+pub struct Guide {
+    waker: RefCell<Option<Waker>>,
+    order: Cell<Order>,
+    /// Since when a header block has been awaited; none while a request is under way.
+    awaiting: Cell<Option<Instant>>,
+    /// Whether a request was answered: from then on, waiting for the next one has no limit.
+    served: Cell<bool>,
+    under_way: Cell<u32>,
+}
+
+impl Guide {
+    /// Remembers whom to wake when there is an order.
+    pub fn register(&self, cx: &mut Context<'_>) {
+        let mut waker = self.waker.borrow_mut();
+        if !waker.as_ref().is_some_and(|w| w.will_wake(cx.waker())) {
+            *waker = Some(cx.waker().clone());
+        }
+    }
+
+    /// Whether the connection has to end now.
+    #[must_use]
+    pub fn must_leave(&self) -> bool {
+        self.order.get() == Order::Leave
+    }
+
+    fn order(&self, order: Order) {
+        if order > self.order.get() {
+            self.order.set(order);
+            if let Some(waker) = &*self.waker.borrow() {
+                waker.wake_by_ref();
+            }
+        }
+    }
+}
+
+/// The connections of one worker.
+#[derive(Default)]
+pub struct Connections {
+    guides: RefCell<Slab<Rc<Guide>>>,
+    order: Cell<Option<Order>>,
+}
+
+impl Connections {
+    /// Gives all connections, and those to come, an order.
+    pub fn order(&self, order: Order) {
+        self.order.set(Some(order));
+        for (_, guide) in &*self.guides.borrow() {
+            guide.order(order);
+        }
+    }
+
+    /// Whether responses shall say `Connection: close`.
+    #[must_use]
+    pub fn announcing(&self) -> bool {
+        self.order.get().is_some()
+    }
+
+    /// Ends connections on which a header block has been awaited for too long, or nothing happened for `idle`.
+    pub fn sweep(&self, now: Instant, idle: Option<Duration>) {
+        for (_, guide) in &*self.guides.borrow() {
+            let Some(since) = guide.awaiting.get() else { continue };
+            let limit = if guide.served.get() { idle } else { Some(limits::HEADER_TIME) };
+            if limit.is_some_and(|limit| now.saturating_duration_since(since) > limit) {
+                guide.order(Order::Leave);
+            }
+        }
+    }
+
+    fn enter(self: &Rc<Self>) -> Entered {
+        let guide = Rc::new(Guide {
+            waker: RefCell::default(),
+            order: Cell::new(Order::Serve),
+            awaiting: Cell::new(Some(Instant::now())),
+            served: Cell::new(false),
+            under_way: Cell::new(0),
+        });
+        if let Some(order) = self.order.get().filter(|o| *o > Order::Announce) {
+            guide.order.set(order);
+        }
+        let key = self.guides.borrow_mut().insert(guide.clone());
+        Entered { key, of: self.clone(), guide }
+    }
+}
+
+struct Entered {
+    key: usize,
+    of: Rc<Connections>,
+    guide: Rc<Guide>,
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        let mut guides = self.of.guides.borrow_mut();
+        guides.try_remove(self.key);
+        if guides.is_empty() {
+            guides.shrink_to_fit();
+        }
+    }
+}
+
+/// Settings of the HTTP side of connections.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Bytes of a header block, HTTP/1.1 and HTTP/2.
+    pub header_bytes: usize,
+    /// Streams at once on an HTTP/2 connection.
+    pub streams: u32,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { header_bytes: limits::HEADER_BYTES, streams: limits::STREAMS }
+    }
+}
+
+/// Makes connections of sockets, with the stack that decides about their requests.
+pub struct Server<S> {
+    stack: S,
+    h1: http1::Builder,
+    h2: http2::Builder<LocalExecutor>,
+    connections: Rc<Connections>,
+    failed: Box<dyn Fn(&std::io::Error, std::net::SocketAddr)>,
+}
+
+impl<S> Server<S>
+where
+    S: tower::Service<Request, Response = Response, Error = Cause> + Clone + 'static,
+{
+    /// A server for one worker. `failed` is told of handshakes that failed.
+    pub fn new(
+        stack: S,
+        settings: Settings,
+        connections: Rc<Connections>,
+        failed: impl Fn(&std::io::Error, std::net::SocketAddr) + 'static,
+    ) -> Self {
+        let mut h1 = http1::Builder::new();
+        h1.title_case_headers(true)
+            .max_headers(limits::HEADER_LINES)
+            .max_header_size(settings.header_bytes)
+            .max_buf_size(settings.header_bytes.max(limits::READ_BUFFER));
+        let mut h2 = http2::Builder::new(LocalExecutor);
+        h2.max_concurrent_streams(settings.streams)
+            .initial_stream_window_size(limits::STREAM_WINDOW)
+            .initial_connection_window_size(limits::CONNECTION_WINDOW)
+            .max_header_list_size(limits::H2_HEADER_LIST)
+            .max_pending_accept_reset_streams(limits::PENDING_RESETS)
+            .max_send_buf_size(limits::SEND_BUFFER);
+        Self { stack, h1, h2, connections, failed: Box::new(failed) }
+    }
+
+    /// Serves one connection to its end.
+    pub async fn serve(
+        self: Rc<Self>,
+        socket: TcpStream,
+        info: Rc<Connection>,
+        tls: Option<Arc<rustls::ServerConfig>>,
+    ) {
+        let entered = self.connections.enter();
+        let guide = entered.guide.clone();
+        let limit = tokio::time::timeout(limits::HEADER_TIME, self.open(socket, &info, tls));
+        let Ok(Some((socket, prefix, h2))) = limit.await else { return };
+        info.h2.set(h2);
+        let stream = Stream::new(socket, prefix, info.clone());
+        let service = ToHyper {
+            stack: self.stack.clone(),
+            info: info.clone(),
+            guide: guide.clone(),
+            all: self.connections.clone(),
+        };
+        if h2 {
+            let connection = self.h2.serve_connection(TokioIo::new(stream), service);
+            Driven { connection: Box::pin(connection), guide, told: Order::Serve }.await;
+            return;
+        }
+        let mut connection = Box::pin(self.h1.serve_connection(TokioIo::new(stream), service));
+        Driven { connection: &mut connection, guide: guide.clone(), told: Order::Serve }.await;
+        let Some(up) = info.tunnel.borrow_mut().take() else { return };
+        let Some((watches, websocket)) = up.1 else { return };
+        let parts = Pin::into_inner(connection).into_parts();
+        tunnel::run(parts.io.into_inner(), parts.read_buf, up.0, websocket, watches, guide).await;
+    }
+
+    /// The handshake, and the first bytes: which protocol is it?
+    async fn open(
+        &self,
+        socket: TcpStream,
+        info: &Connection,
+        tls: Option<Arc<rustls::ServerConfig>>,
+    ) -> Option<(Socket, Vec<u8>, bool)> {
+        let mut socket = match tls {
+            None => Socket::Plain(socket),
+            Some(config) => {
+                match Box::pin(tokio_rustls::TlsAcceptor::from(config).accept(socket).into_fallible()).await {
+                    Ok(stream) => Socket::Tls(Box::new(stream)),
+                    Err((error, socket)) => {
+                        (self.failed)(&error, info.peer);
+                        answer_plain_http(error, socket).await;
+                        return None;
+                    }
+                }
+            }
+        };
+        if let Socket::Tls(stream) = &socket
+            && stream.get_ref().1.alpn_protocol() == Some(b"h2")
+        {
+            return Some((socket, Vec::new(), true));
+        }
+        let mut first = Vec::with_capacity(512);
+        loop {
+            let n = match &mut socket {
+                Socket::Plain(s) => s.read_buf(&mut first).await,
+                Socket::Tls(s) => s.read_buf(&mut first).await,
+            };
+            if n.ok()? == 0 {
+                return None;
+            }
+            let common = first.iter().zip(PREFACE).take_while(|(a, b)| a == b).count();
+            if common == PREFACE.len() {
+                return Some((socket, first, true));
+            }
+            if common < first.len() {
+                return Some((socket, first, false));
+            }
+        }
+    }
+}
+
+/// Plain HTTP on a TLS port gets the answer of Go's server, not just a closed connection.
+async fn answer_plain_http(error: std::io::Error, mut socket: TcpStream) {
+    let inner = error.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>());
+    if matches!(inner, Some(rustls::Error::InvalidMessage(_))) {
+        let text = b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n";
+        let _ = socket.write_all(text).await;
+        let _ = socket.shutdown().await;
+    }
+}
+
+/// What hyper's two kinds of connection have in common.
+trait Drive {
+    fn poll_drive(&mut self, cx: &mut Context<'_>) -> Poll<()>;
+    fn finish(&mut self);
+    /// Whether saying that we leave does not close what a caller may be about to use.
+    const ANNOUNCES: bool;
+}
+
+impl<S> Drive for &mut Pin<Box<http1::Connection<TokioIo<Stream>, ToHyper<S>>>>
+where
+    S: tower::Service<Request, Response = Response, Error = Cause> + Clone + 'static,
+{
+    const ANNOUNCES: bool = false;
+    fn poll_drive(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.as_mut().poll(cx).map(drop)
+    }
+    fn finish(&mut self) {
+        self.as_mut().graceful_shutdown();
+    }
+}
+
+impl<S> Drive for Pin<Box<http2::Connection<TokioIo<Stream>, ToHyper<S>, LocalExecutor>>>
+where
+    S: tower::Service<Request, Response = Response, Error = Cause> + Clone + 'static,
+{
+    const ANNOUNCES: bool = true;
+    fn poll_drive(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.as_mut().poll(cx).map(drop)
+    }
+    fn finish(&mut self) {
+        self.as_mut().graceful_shutdown();
+    }
+}
+
+struct Driven<C> {
+    connection: C,
+    guide: Rc<Guide>,
+    told: Order,
+}
+
+impl<C: Drive + Unpin> Future for Driven<C> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = &mut *self;
+        this.guide.register(cx);
+        let order = this.guide.order.get();
+        if order > this.told {
+            this.told = order;
+            match order {
+                Order::Leave => return Poll::Ready(()),
+                Order::Announce if !C::ANNOUNCES => {}
+                _ => this.connection.finish(),
+            }
+        }
+        this.connection.poll_drive(cx)
+    }
+}
+
+/// The stack as hyper wants it.
+struct ToHyper<S> {
+    stack: S,
+    info: Rc<Connection>,
+    guide: Rc<Guide>,
+    all: Rc<Connections>,
+}
+
+impl<S> hyper::service::Service<http::Request<Incoming>> for ToHyper<S>
+where
+    S: tower::Service<Request, Response = Response, Error = Cause> + Clone + 'static,
+{
+    type Response = Response;
+    type Error = Aborted;
+    type Future = Answer<S::Future>;
+
+    fn call(&self, request: http::Request<Incoming>) -> Self::Future {
+        let (head, body) = request.into_parts();
+        let call = Rc::new(Call::new(self.info.clone(), Instant::now()));
+        call.request_ended.set(hyper::body::Body::is_end_stream(&body));
+        call.grpc
+            .set(head.headers.get(header::CONTENT_TYPE).is_some_and(|t| t.as_bytes().starts_with(b"application/grpc")));
+        self.guide.under_way.set(self.guide.under_way.get() + 1);
+        self.guide.awaiting.set(None);
+        let future = self.stack.clone().call(Request { head, body, call: call.clone() });
+        Answer { future, call, guide: self.guide.clone(), all: self.all.clone() }
+    }
+}
+
+pin_project_lite::pin_project! {
+    /// A request under way: turns causes into answers.
+    struct Answer<F> {
+        #[pin]
+        future: F,
+        call: Rc<Call>,
+        guide: Rc<Guide>,
+        all: Rc<Connections>,
+    }
+
+    impl<F> PinnedDrop for Answer<F> {
+        fn drop(this: Pin<&mut Self>) {
+            let this = this.project();
+            let left = this.guide.under_way.get().saturating_sub(1);
+            this.guide.under_way.set(left);
+            if left == 0 {
+                this.guide.served.set(true);
+                this.guide.awaiting.set(Some(Instant::now()));
+            }
+        }
+    }
+}
+
+impl<F: Future<Output = Result<Response, Cause>>> Future for Answer<F> {
+    type Output = Result<Response, Aborted>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let result = ready!(this.future.poll(cx));
+        let mut response = match result {
+            Ok(response) => response,
+            Err(cause) => cause.respond(this.call),
+        };
+        if this.call.connection.h2.get() {
+            return Poll::Ready(Ok(response));
+        }
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            let websocket =
+                headers::upgrade(response.headers()).is_some_and(|p| p.as_bytes().eq_ignore_ascii_case(b"websocket"));
+            let watches = std::mem::replace(response.body_mut(), Body::empty()).take_watches();
+            if let Some(ready) = this.call.connection.tunnel.borrow_mut().as_mut() {
+                ready.1 = Some((watches, websocket));
+            }
+        } else if this.all.announcing() {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        Poll::Ready(Ok(response))
+    }
+}

@@ -1,0 +1,152 @@
+//! The downstream side of a connection as bytes: plain or TLS, with the bytes that were read to find out which
+//! protocol it speaks, and with the interim responses that hyper has no way to send.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
+
+/// A plain or an encrypted socket.
+pub enum Socket {
+    /// As it came.
+    Plain(TcpStream),
+    /// After the handshake.
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+/// Interim (1xx) responses of the request that is being answered, as they came from the application. hyper's server
+/// has no way to send one, so they are written between its own writes: HTTP/1.1 is serial, and while the application
+/// has sent interim responses only, hyper has nothing of this request's answer to write.
+#[derive(Default)]
+pub struct Interim {
+    waiting: RefCell<Vec<u8>>,
+    any: Cell<bool>,
+}
+
+impl Interim {
+    /// Queues the head of an interim response, its empty line included.
+    pub fn push(&self, head: &[u8]) {
+        self.waiting.borrow_mut().extend_from_slice(head);
+        self.any.set(true);
+    }
+}
+
+/// A connection as hyper's server sees it.
+pub struct Stream {
+    socket: Socket,
+    prefix: Vec<u8>,
+    read: usize,
+    connection: std::rc::Rc<super::call::Connection>,
+    written: usize,
+}
+
+impl Stream {
+    /// A stream that gives `prefix` before what the socket gives.
+    #[must_use]
+    pub fn new(socket: Socket, prefix: Vec<u8>, connection: std::rc::Rc<super::call::Connection>) -> Self {
+        Self { socket, prefix, read: 0, connection, written: 0 }
+    }
+
+    /// Whether the caller's half of the connection is closed or broken, without reading.
+    fn poll_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let connection = self.connection.clone();
+        while connection.interim.any.get() {
+            let waiting = connection.interim.waiting.borrow();
+            let rest = waiting.get(self.written..).unwrap_or_default();
+            if rest.is_empty() {
+                drop(waiting);
+                connection.interim.waiting.borrow_mut().clear();
+                connection.interim.any.set(false);
+                self.written = 0;
+                return self.socket.poll_flush(cx);
+            }
+            self.written += ready!(self.socket.poll_write(cx, rest))?;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Socket {
+    /// Reads some bytes.
+    pub fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Plain(s) => Pin::new(s).poll_read(cx, buf),
+            Self::Tls(s) => Pin::new(s).poll_read(cx, buf),
+        }
+    }
+    fn poll_write(&mut self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Plain(s) => Pin::new(s).poll_write(cx, buf),
+            Self::Tls(s) => Pin::new(s).poll_write(cx, buf),
+        }
+    }
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Plain(s) => Pin::new(s).poll_flush(cx),
+            Self::Tls(s) => Pin::new(s).poll_flush(cx),
+        }
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if this.read < this.prefix.len() {
+            let rest = &this.prefix[this.read..];
+            let n = rest.len().min(buf.remaining());
+            buf.put_slice(&rest[..n]);
+            this.read += n;
+            if this.read == this.prefix.len() {
+                this.prefix = Vec::new();
+                this.read = 0;
+            }
+            return Poll::Ready(Ok(()));
+        }
+        this.socket.poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if self.connection.interim.any.get() {
+            ready!(self.poll_interim(cx))?;
+        }
+        self.socket.poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        if self.connection.interim.any.get() {
+            ready!(self.poll_interim(cx))?;
+        }
+        match &mut self.socket {
+            Socket::Plain(s) => Pin::new(s).poll_write_vectored(cx, bufs),
+            Socket::Tls(s) => Pin::new(s).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.connection.interim.any.get() {
+            ready!(self.poll_interim(cx))?;
+        }
+        self.socket.poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.socket {
+            Socket::Plain(s) => Pin::new(s).poll_shutdown(cx),
+            Socket::Tls(s) => Pin::new(s).poll_shutdown(cx),
+        }
+    }
+}
