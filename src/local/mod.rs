@@ -1,1 +1,5 @@
-//! The whole chain on one machine.
+//! The whole chain on one machine: a sample application, certificates and the queue role, for a first look and for
+//! `local --check`. Neither control nor data side: it starts this executable as a user would.
+pub mod app;
+pub mod client;
+pub mod websocket;
