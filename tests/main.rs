@@ -1,1 +1,5 @@
 //! One test binary for all of lockkeeper: one link, one harness. It starts the real executable on free ports.
+#![allow(unreachable_pub, clippy::unwrap_used, reason = "a test stops at the first surprise, and exports nothing")]
+
+mod harness;
+mod support;

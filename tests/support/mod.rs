@@ -1,0 +1,7 @@
+//! The harness: it hides ports, files and waiting, never the assertion.
+pub mod app;
+pub mod binary;
+pub mod client;
+pub mod message;
+pub mod scrape;
+pub mod wait;
