@@ -1,5 +1,11 @@
 //! The whole chain on one machine: a sample application, certificates and the queue role, for a first look and for
 //! `local --check`. Neither control nor data side: it starts this executable as a user would.
 pub mod app;
+pub mod check;
 pub mod client;
+pub mod pki;
+pub mod report;
+pub mod rotate;
+pub mod run;
+pub mod topology;
 pub mod websocket;
