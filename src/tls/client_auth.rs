@@ -1,0 +1,146 @@
+//! Mutual TLS: whether callers are asked for a certificate, and which names may call.
+//!
+//! Decided at start (control side); the verifier runs in handshakes (data side). Off by default, since the Go
+//! activator and Kourier show no certificate. The chain is checked against the live trust store, then one of the
+//! leaf's dNSName entries must be allowed, compared as bytes.
+use std::sync::Arc;
+
+use arc_swap::ArcSwapOption;
+use rustls::client::danger::HandshakeSignatureValid;
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, SignatureScheme};
+
+use crate::tls::error::SanMismatch;
+use crate::tls::{san, trust};
+
+/// The name that Knative's gateway and activator show (`knative.dev/networking`, `certificates.DataPlaneRoutingSAN`).
+pub const ROUTING_SAN: &str = "kn-routing";
+
+/// Whether callers are asked for a certificate.
+#[derive(Clone, Debug, Default)]
+pub enum ClientAuth {
+    /// They are not.
+    #[default]
+    Off,
+    /// They are; one that comes without is served, one that comes with a wrong one is not.
+    Request(Allowed),
+    /// They are, and must show one that is allowed.
+    Require(Allowed),
+}
+
+/// Who may call.
+#[derive(Clone, Debug)]
+pub struct Allowed {
+    trust: Arc<trust::Store>,
+    names: Vec<Vec<u8>>,
+}
+
+impl Allowed {
+    /// Callers that show one of `names` in a certificate by an authority in `trust`. No names means [`ROUTING_SAN`].
+    pub fn new(trust: Arc<trust::Store>, names: impl IntoIterator<Item = impl Into<Vec<u8>>>) -> Self {
+        let mut names: Vec<Vec<u8>> = names.into_iter().map(Into::into).collect();
+        if names.is_empty() {
+            names.push(ROUTING_SAN.as_bytes().to_vec());
+        }
+        Self { trust, names }
+    }
+}
+
+impl ClientAuth {
+    /// The verifier for a server's configuration; none when callers are not asked.
+    pub(crate) fn verifier(&self, provider: &Arc<CryptoProvider>) -> Option<Arc<dyn ClientCertVerifier>> {
+        let (allowed, mandatory) = match self {
+            Self::Off => return None,
+            Self::Request(allowed) => (allowed.clone(), false),
+            Self::Require(allowed) => (allowed.clone(), true),
+        };
+        let provider = Arc::clone(provider);
+        Some(Arc::new(Verifier { allowed, mandatory, provider, chain: ArcSwapOption::empty() }))
+    }
+}
+
+#[derive(Debug)]
+struct Verifier {
+    allowed: Allowed,
+    mandatory: bool,
+    provider: Arc<CryptoProvider>,
+    chain: ArcSwapOption<Chain>,
+}
+
+/// rustls' own check of chain, time and usage against one generation of the trust store.
+#[derive(Debug)]
+struct Chain {
+    generation: u64,
+    verifier: Arc<dyn ClientCertVerifier>,
+}
+
+impl Verifier {
+    fn chain(&self) -> Result<Arc<Chain>, rustls::Error> {
+        let Some(snapshot) = self.allowed.trust.snapshot() else {
+            return Err(CertificateError::UnknownIssuer.into());
+        };
+        if let Some(chain) = self.chain.load_full().filter(|chain| chain.generation == snapshot.generation) {
+            return Ok(chain);
+        }
+        let roots = Arc::clone(&snapshot.roots);
+        let verifier = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(&self.provider))
+            .build()
+            .map_err(|error| rustls::Error::General(error.to_string()))?;
+        let chain = Arc::new(Chain { generation: snapshot.generation, verifier });
+        self.chain.store(Some(Arc::clone(&chain)));
+        Ok(chain)
+    }
+}
+
+impl ClientCertVerifier for Verifier {
+    fn client_auth_mandatory(&self) -> bool {
+        self.mandatory
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        // No hint: the set changes while we run, and callers have one identity anyway.
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        self.chain()?.verifier.verify_client_cert(leaf, intermediates, now)?;
+        let presented = san::dns_names(leaf).map_err(|_| CertificateError::BadEncoding)?;
+        let allowed = |name: &Vec<u8>| self.allowed.names.iter().any(|allowed| san::same(allowed, name));
+        match presented.iter().any(allowed) {
+            true => Ok(ClientCertVerified::assertion()),
+            false => Err(SanMismatch { expected: self.allowed.names.clone(), presented }.into_rustls()),
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        rustls::crypto::verify_tls12_signature(message, leaf, signature, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, leaf, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
