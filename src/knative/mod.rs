@@ -1,1 +1,3 @@
 //! Names and formats that Knative's components share.
+pub mod names;
+pub mod stat;
