@@ -7,6 +7,7 @@
 
 pub mod config;
 pub mod lifecycle;
+pub mod memory;
 pub mod telemetry;
 
 pub mod net;

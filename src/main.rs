@@ -1,2 +1,8 @@
-//! The `lockkeeper` binary: parse, dispatch, exit code.
-fn main() {}
+//! The `lockkeeper` binary: allocator, parse, dispatch, exit code.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    lockkeeper::memory::configure();
+    lockkeeper::cli::run()
+}

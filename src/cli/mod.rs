@@ -1,2 +1,33 @@
 //! The command line.
+
 pub mod local;
+pub mod queue;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// The data plane of Knative Serving: a role for each place in the path of a request.
+#[derive(Debug, Parser)]
+#[command(name = "lockkeeper", version, about)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// The sidecar in each revision's pod, in place of Knative's queue-proxy (what runs without a command).
+    Queue(queue::Command),
+    Local(local::Command),
+}
+
+/// Parses the arguments and runs the role.
+#[must_use]
+pub fn run() -> ExitCode {
+    // Knative's controller sets the sidecar's image and never its arguments.
+    match Cli::parse().command.unwrap_or(Command::Queue(queue::Command {})) {
+        Command::Queue(command) => command.run(),
+        Command::Local(command) => command.run(),
+    }
+}

@@ -1,1 +1,6 @@
-//! The control side: one runtime on its own thread.
+//! The control side: one single-threaded runtime, on the main thread.
+//!
+//! File watching, probes of the application, admin and metrics listeners and telemetry export live here, so that none
+//! of them can delay a request.
+
+pub mod listener;

@@ -1,0 +1,127 @@
+//! Leaving: signals, the hook of the user container, the quiet period, the end (`pkg/queue/sharedmain`, `pkg/queue/health`).
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::http::server::Order;
+use crate::lifecycle::drain::Drain;
+use crate::worker::Workers;
+
+/// What is left for last words when the grace period is over.
+const LAST_WORDS: Duration = Duration::from_millis(300);
+/// What connections get to write out what they hold, once nothing is in flight.
+const FLUSH: Duration = Duration::from_millis(80);
+
+/// The stages that the admin server and the listeners follow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    /// No signal yet.
+    Serving,
+    /// Signal received.
+    Signalled,
+    /// Nothing is in flight and nothing has come for the quiet period.
+    Drained,
+}
+
+/// Settings of the drain.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Nothing but probes for this long before listeners close.
+    pub quiet: Duration,
+    /// From the signal to the moment in which what remains is cut.
+    pub grace: Duration,
+}
+
+/// What the drain acts on.
+pub struct Drainer {
+    /// State that the data side sees.
+    pub drain: Arc<Drain>,
+    /// What connections are told.
+    pub order: watch::Sender<Option<Order>>,
+    /// Closes the data listeners.
+    pub close: watch::Sender<bool>,
+    /// For hooks that wait.
+    pub stage: watch::Sender<Stage>,
+    /// Settings.
+    pub settings: Settings,
+}
+
+impl Drainer {
+    /// Waits for a signal, then leaves; returns when the process may exit.
+    ///
+    /// # Errors
+    /// Signals cannot be received.
+    pub async fn run(self, workers: &Workers) -> std::io::Result<()> {
+        let (mut term, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        tokio::select! { _ = term.recv() => {}, _ = interrupt.recv() => {} }
+        let began = Instant::now();
+        tracing::info!("Received TERM signal, attempting to gracefully shutdown servers.");
+        tokio::task::spawn_local(async move {
+            tokio::select! { _ = term.recv() => {}, _ = interrupt.recv() => {} }
+            std::process::exit(1);
+        });
+        self.drain.set_draining(true);
+        self.stage.send_replace(Stage::Signalled);
+        self.order.send_replace(Some(Order::Announce));
+        tracing::info!("Sleeping {:?} to allow K8s propagation of non-ready state", self.settings.quiet);
+        let grace = tokio::time::sleep(self.settings.grace.saturating_sub(LAST_WORDS));
+        let whole = tokio::select! {
+            () = self.quiet(began) => { self.finish(workers).await; true }
+            () = grace => false,
+        };
+        if !whole {
+            tracing::warn!("Hijack connection drain failed: {} requests are cut", self.drain.in_flight());
+            self.close.send_replace(true);
+            self.order.send_replace(Some(Order::Leave));
+            tokio::time::sleep(LAST_WORDS).await;
+        }
+        self.stage.send_replace(Stage::Drained);
+        Ok(())
+    }
+
+    /// Waits until no request has come for the quiet period.
+    async fn quiet(&self, began: Instant) {
+        loop {
+            let last = self.drain.last_request().max(began);
+            let until = last + self.settings.quiet;
+            if Instant::now() >= until {
+                return;
+            }
+            tokio::time::sleep_until(until.into()).await;
+        }
+    }
+
+    async fn finish(&self, workers: &Workers) {
+        tracing::info!("Shutting down server: main");
+        self.close.send_replace(true);
+        self.order.send_replace(Some(Order::Finish));
+        loop {
+            let progress = self.drain.progress.notified();
+            if self.drain.in_flight() <= 0 {
+                break;
+            }
+            let _ = tokio::time::timeout(Duration::from_millis(500), progress).await;
+        }
+        self.stage.send_replace(Stage::Drained);
+        let flushed = async {
+            while workers.connections() > 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let _ = tokio::time::timeout(FLUSH, flushed).await;
+    }
+}
+
+/// Answers `/wait-for-drain`: returns when the drain is over, or when no signal came and it was taken back.
+pub async fn hook(drain: Arc<Drain>, mut stage: watch::Receiver<Stage>, reset: Duration) {
+    drain.set_draining(true);
+    let signalled = tokio::time::timeout(reset, stage.wait_for(|s| *s >= Stage::Signalled)).await.is_ok();
+    if !signalled {
+        drain.set_draining(false);
+        return;
+    }
+    let _ = stage.wait_for(|s| *s >= Stage::Drained).await;
+}

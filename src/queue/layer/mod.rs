@@ -1,0 +1,7 @@
+//! The queue's behaviours, a file each; `stack.rs` puts them in order.
+
+pub mod concurrency;
+pub mod forwarded;
+pub mod in_flight;
+pub mod probe;
+pub mod timeouts;

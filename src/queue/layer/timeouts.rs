@@ -1,0 +1,169 @@
+//! The revision's three timers, counted from here: waiting for a slot counts (`pkg/http/handler/timeout.go`).
+//!
+//! Before the response's header a timer makes a 504; after it, the response is reset, so that no caller takes half a
+//! body for a whole one. A 101 counts as the first byte, and on an upgraded connection any byte, either way, counts
+//! as activity.
+
+use std::cell::Cell;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use crate::http::body::Watch;
+use crate::http::cause::Cause;
+use crate::http::{Request, Response};
+use crate::worker::deadline::{Deadline, Deadlines};
+
+/// The timers of a revision on one worker; none = off.
+pub struct Timers {
+    total: Option<Deadlines>,
+    start: Option<Deadlines>,
+    idle: Option<Deadlines>,
+}
+
+impl Timers {
+    /// Timers of these lengths; zero is off.
+    #[must_use]
+    pub fn new(total: Duration, start: Duration, idle: Duration) -> Rc<Self> {
+        let list = |delay: Duration| (!delay.is_zero()).then(|| Deadlines::new(delay));
+        Rc::new(Self { total: list(total), start: list(start), idle: list(idle) })
+    }
+
+    fn any(&self) -> bool {
+        self.total.is_some() || self.start.is_some() || self.idle.is_some()
+    }
+}
+
+/// The layer.
+#[derive(Clone)]
+pub struct Timeouts<S> {
+    /// What is limited in time.
+    pub inner: S,
+    /// By how much.
+    pub timers: Rc<Timers>,
+}
+
+impl<S: tower::Service<Request, Response = Response, Error = Cause>> tower::Service<Request> for Timeouts<S> {
+    type Response = Response;
+    type Error = Cause;
+    type Future = Timed<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Cause>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        let started = request.call.started;
+        Timed { inner: self.inner.call(request), set: None, started, timers: self.timers.clone() }
+    }
+}
+
+pin_project_lite::pin_project! {
+    /// A response under the timers.
+    pub struct Timed<F> {
+        #[pin]
+        inner: F,
+        set: Option<Set>,
+        started: Instant,
+        timers: Rc<Timers>,
+    }
+}
+
+/// The deadlines of one request, set when it first has to wait.
+struct Set {
+    total: Option<Deadline>,
+    start: Option<Deadline>,
+    idle: Option<Deadline>,
+}
+
+impl Set {
+    fn new(timers: &Timers, started: Instant, cx: &Context<'_>) -> Self {
+        let set = |list: &Option<Deadlines>| {
+            list.as_ref().map(|list| list.set(started, Rc::new(Cell::new(false)), cx.waker()))
+        };
+        Self { total: set(&timers.total), start: set(&timers.start), idle: set(&timers.idle) }
+    }
+
+    fn passed(&self, timers: &Timers) -> Option<Cause> {
+        let delay = |list: &Option<Deadlines>| list.as_ref().map_or(Duration::ZERO, Deadlines::delay);
+        let passed = |deadline: &Option<Deadline>| deadline.as_ref().is_some_and(Deadline::has_passed);
+        if passed(&self.total) {
+            Some(Cause::TimeoutTotal(delay(&timers.total)))
+        } else if passed(&self.start) {
+            Some(Cause::TimeoutStart(delay(&timers.start)))
+        } else if passed(&self.idle) {
+            Some(Cause::TimeoutIdle(delay(&timers.idle)))
+        } else {
+            None
+        }
+    }
+}
+
+fn log(cause: &Cause) {
+    match cause {
+        Cause::TimeoutTotal(after) => tracing::warn!("Request timeout: {after:?}"),
+        Cause::TimeoutStart(after) => tracing::warn!("Response start timeout: {after:?}"),
+        Cause::TimeoutIdle(after) => tracing::warn!("Idle timeout: {after:?}"),
+        _ => {}
+    }
+}
+
+impl<F: Future<Output = Result<Response, Cause>>> Future for Timed<F> {
+    type Output = Result<Response, Cause>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        if let Some(cause) = this.set.as_ref().and_then(|set| set.passed(this.timers)) {
+            log(&cause);
+            return Poll::Ready(Err(cause));
+        }
+        match this.inner.poll(cx) {
+            Poll::Pending => {
+                if this.set.is_none() && this.timers.any() {
+                    *this.set = Some(Set::new(this.timers, *this.started, cx));
+                }
+                Poll::Pending
+            }
+            Poll::Ready(Ok(mut response)) => {
+                let ended = hyper::body::Body::is_end_stream(response.body())
+                    && response.status() != http::StatusCode::SWITCHING_PROTOCOLS;
+                if !ended && this.timers.any() {
+                    let mut set = this.set.take().unwrap_or_else(|| Set::new(this.timers, *this.started, cx));
+                    set.start = None;
+                    if let Some(idle) = &mut set.idle {
+                        idle.restart(Instant::now(), cx.waker());
+                    }
+                    response.body_mut().watch(Box::new(Cut { set, timers: this.timers.clone() }));
+                }
+                Poll::Ready(Ok(response))
+            }
+            Poll::Ready(Err(cause)) => Poll::Ready(Err(cause)),
+        }
+    }
+}
+
+/// Cuts a response that has begun.
+struct Cut {
+    set: Set,
+    timers: Rc<Timers>,
+}
+
+impl Watch for Cut {
+    fn poll_cut(&mut self, cx: &mut Context<'_>) -> Poll<&'static str> {
+        if let Some(cause) = self.set.passed(&self.timers) {
+            log(&cause);
+            return Poll::Ready(cause.token());
+        }
+        for deadline in [&self.set.total, &self.set.idle].into_iter().flatten() {
+            deadline.wake(cx.waker());
+        }
+        Poll::Pending
+    }
+
+    fn sent(&mut self, _bytes: usize, cx: &mut Context<'_>) {
+        if let Some(idle) = &mut self.set.idle {
+            idle.restart(Instant::now(), cx.waker());
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! The queue on one worker thread: its stack, its upstream pool, its connections.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+
+use super::breaker::Breaker;
+use super::layer::probe::Check;
+use super::layer::timeouts::Timers;
+use super::stack::{self, Parts};
+use super::statistics::Statistics;
+use crate::http::call::Connection;
+use crate::http::proxy::Proxy;
+use crate::http::server::{Connections, Order, Server, Settings};
+use crate::http::upstream::{Limits, Pool};
+use crate::lifecycle::drain::Drain;
+use crate::worker::{Held, PortId, Serve};
+
+/// The plaintext listener.
+pub const PLAIN: PortId = 0;
+/// The TLS listener.
+pub const TLS: PortId = 1;
+
+/// What all workers are made of; shared, immutable or atomic.
+pub struct Shared {
+    /// Where the application listens.
+    pub application: SocketAddr,
+    /// `REVISION_TIMEOUT_SECONDS`; zero is off.
+    pub total: Duration,
+    /// `REVISION_RESPONSE_START_TIMEOUT_SECONDS`; zero is off.
+    pub start: Duration,
+    /// `REVISION_IDLE_TIMEOUT_SECONDS`; zero is off.
+    pub idle: Duration,
+    /// The limit of concurrency, if there is one.
+    pub breaker: Option<Arc<Breaker>>,
+    /// What the pool of each worker may hold.
+    pub pool: Limits,
+    /// HTTP limits.
+    pub http: Settings,
+    /// How long a caller's connection may be idle after a request; none is for ever.
+    pub client_idle: Option<Duration>,
+    /// Whether plaintext is for loopback and kubelet's probes alone.
+    pub strict: bool,
+    /// Drain state.
+    pub drain: Arc<Drain>,
+    /// What connections are told.
+    pub order: watch::Receiver<Option<Order>>,
+    /// The autoscaler's statistics.
+    pub statistics: Arc<Statistics>,
+    /// Asks the prober on the control side.
+    pub ready: Arc<dyn Fn() -> std::pin::Pin<Box<dyn Future<Output = bool> + Send>> + Send + Sync>,
+    /// Settings of the TLS listener.
+    pub tls: Option<Arc<rustls::ServerConfig>>,
+}
+
+/// Builds the server of worker `index`, on its thread.
+pub fn on_worker(shared: &Arc<Shared>, index: usize) -> impl Serve {
+    let pool = Pool::new(shared.application, shared.pool);
+    let connections = Rc::new(Connections::default());
+    tokio::task::spawn_local(housekeeping(pool.clone(), connections.clone(), shared.client_idle));
+    tokio::task::spawn_local(follow(shared.order.clone(), connections.clone()));
+    let ready = shared.ready.clone();
+    let check: Check = Rc::new(move || ready());
+    let stack = stack::build(Parts {
+        check,
+        drain: shared.drain.clone(),
+        shard: shared.drain.shard(index),
+        timers: Timers::new(shared.total, shared.start, shared.idle),
+        breaker: shared.breaker.clone(),
+        stats: Rc::new(shared.statistics.worker(index)),
+        proxy: Proxy::new(pool, shared.application),
+    });
+    let failed = |error: &std::io::Error, peer: SocketAddr| {
+        tracing::info!("http: TLS handshake error from {peer}: {error}");
+    };
+    OnWorker { server: Rc::new(Server::new(stack, shared.http, connections, failed)), shared: shared.clone() }
+}
+
+struct OnWorker<S> {
+    server: Rc<Server<S>>,
+    shared: Arc<Shared>,
+}
+
+impl<S> Serve for OnWorker<S>
+where
+    S: tower::Service<crate::http::Request, Response = crate::http::Response, Error = crate::http::cause::Cause>
+        + Clone
+        + 'static,
+{
+    fn serve(&self, stream: TcpStream, peer: SocketAddr, port: PortId, held: Held) {
+        let tls = if port == TLS { self.shared.tls.clone() } else { None };
+        let info = Rc::new(Connection::new(peer, port == TLS, port));
+        let server = self.server.clone();
+        tokio::task::spawn_local(async move {
+            server.serve(stream, info, tls).await;
+            drop(held);
+        });
+    }
+}
+
+async fn housekeeping(pool: Rc<Pool>, connections: Rc<Connections>, client_idle: Option<Duration>) {
+    let mut each = tokio::time::interval(Duration::from_secs(1));
+    each.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        each.tick().await;
+        let now = Instant::now();
+        pool.sweep(now);
+        connections.sweep(now, client_idle);
+    }
+}
+
+async fn follow(mut order: watch::Receiver<Option<Order>>, connections: Rc<Connections>) {
+    loop {
+        if let Some(order) = *order.borrow_and_update() {
+            connections.order(order);
+        }
+        if order.changed().await.is_err() {
+            return;
+        }
+    }
+}
