@@ -58,7 +58,7 @@ pub struct Shared {
 }
 
 /// Builds the server of worker `index`, on its thread.
-pub fn on_worker(shared: &Arc<Shared>, index: usize) -> impl Serve {
+pub fn on_worker(shared: &Arc<Shared>, index: usize) -> impl Serve + use<> {
     let pool = Pool::new(shared.application, shared.pool);
     let connections = Rc::new(Connections::default());
     tokio::task::spawn_local(housekeeping(pool.clone(), connections.clone(), shared.client_idle));
