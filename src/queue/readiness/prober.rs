@@ -72,15 +72,15 @@ impl Handle {
 ///
 /// # Panics
 /// Outside a tokio runtime.
-pub fn start(probes: &[Probe], auto_detect_http2: bool) -> Handle {
+pub fn start(probes: Vec<Probe>, auto_detect_http2: bool) -> Handle {
     start_with(probes, auto_detect_http2, TIMING)
 }
 
-pub(super) fn start_with(probes: &[Probe], auto_detect_http2: bool, timing: Timing) -> Handle {
+pub(super) fn start_with(probes: Vec<Probe>, auto_detect_http2: bool, timing: Timing) -> Handle {
     if probes.is_empty() {
         return Handle::always_ready();
     }
-    let containers = probes.iter().map(|probe| Container::new(probe, auto_detect_http2, timing)).collect();
+    let containers = probes.into_iter().map(|probe| Container::new(&probe, auto_detect_http2, timing)).collect();
     let (asks, asked) = mpsc::unbounded_channel();
     tokio::spawn(serve(asked, containers));
     Handle { asks: Some(asks) }
