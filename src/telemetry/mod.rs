@@ -1,16 +1,16 @@
 //! Logs, metrics and traces; no sockets here (`control` sends and serves what is made here).
 //!
 //! Control side and data side write logs ([`log`]) through a non-blocking [`writer`]: a reader of stdout that stalls
-//! costs lines, never requests. Metrics are kept per worker ([`histogram`], [`series`]) and summed when somebody asks
+//! costs lines, never requests; so does the [`request_log`]. Metrics are kept per worker ([`histogram`], [`series`]) and summed when somebody asks
 //! ([`registry`]). What is on and where it goes comes from [`observability`].
 
-#[allow(dead_code, reason = "the request log uses it")]
 pub(crate) mod go_format;
 pub mod histogram;
 pub(crate) mod json;
 pub mod log;
 pub mod observability;
 pub mod registry;
+pub mod request_log;
 pub mod series;
 pub mod writer;
 
