@@ -36,6 +36,9 @@ pub enum Cause {
     /// A probe while draining.
     #[error("shutting down")]
     Draining,
+    /// Plaintext from elsewhere than this machine, in strict mode.
+    #[error("TLS is required")]
+    PlaintextRefused,
     /// The application is not ready, or a probe was not for us.
     #[error("probe refused")]
     Probe(StatusCode, String),
@@ -73,6 +76,7 @@ impl Cause {
             // nginx's number; never sent, only logged and counted.
             Self::CallerLeft => StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST),
             Self::BadRequest(_) => StatusCode::BAD_REQUEST,
+            Self::PlaintextRefused => StatusCode::FORBIDDEN,
             Self::Expectation => StatusCode::EXPECTATION_FAILED,
             Self::Connect
             | Self::RequestBody(_)
@@ -98,6 +102,7 @@ impl Cause {
             Self::Connect => "connect_unsupported",
             Self::QueueFull => "queue_full",
             Self::Draining => "draining",
+            Self::PlaintextRefused => "plaintext_refused",
             Self::Probe(..) => "probe",
             Self::UpstreamRefused(_) => "upstream_refused",
             Self::UpstreamEof => "upstream_eof",
@@ -144,7 +149,8 @@ impl Cause {
             *response.body_mut() = Body::empty();
             *response.status_mut() = StatusCode::OK;
         }
-        if !call.request_ended.get() && !call.connection.h2.get() {
+        let broken = matches!(self, Self::BadRequest(_) | Self::Expectation | Self::RequestBody(_));
+        if (broken || !call.request_ended.get()) && !call.connection.h2.get() {
             // The rest of the request's body will not be read: the connection cannot be used again.
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }

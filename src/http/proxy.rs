@@ -76,7 +76,12 @@ impl Proxy {
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
             return switch(head, upgrade.as_ref());
         }
+        // hyper sends the trailers that `Trailer` announces; the header describes this hop's framing, and ours is alike.
+        let announced = head.headers.remove(header::TRAILER);
         headers::strip_hop_by_hop(&mut head.headers);
+        if let Some(announced) = announced {
+            head.headers.insert(header::TRAILER, announced);
+        }
         Ok(Response::from_parts(head, Body::leased(incoming, lease)))
     }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderValue, Method, StatusCode, Version, header};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper_util::rt::TokioIo;
@@ -359,16 +359,47 @@ where
             .set(head.headers.get(header::CONTENT_TYPE).is_some_and(|t| t.as_bytes().starts_with(b"application/grpc")));
         self.guide.under_way.set(self.guide.under_way.get() + 1);
         self.guide.awaiting.set(None);
-        let future = self.stack.clone().call(Request { head, body, call: call.clone() });
-        Answer { future, call, guide: self.guide.clone(), all: self.all.clone() }
+        let early = before_the_stack(&head);
+        let future =
+            early.is_none().then(|| self.stack.clone().call(Request { head, body, call: call.clone() }));
+        Answer { future, early, call, guide: self.guide.clone(), all: self.all.clone() }
     }
+}
+
+/// What a server answers by itself, as Go's does: targets and hosts that are none (RFC 9112 section 3.2).
+fn before_the_stack(head: &http::request::Parts) -> Option<Result<Response, Cause>> {
+    if head.version == Version::HTTP_2 {
+        return None;
+    }
+    if head.uri.path() == "*" && head.method == Method::OPTIONS {
+        let mut response = Response::new(Body::empty());
+        response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
+        return Some(Ok(response));
+    }
+    let bad = |why| Some(Err(Cause::BadRequest(why)));
+    if head.method != Method::CONNECT && head.uri.scheme().is_none() && !head.uri.path().starts_with('/') {
+        return bad("malformed target");
+    }
+    let mut hosts = head.headers.get_all(header::HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        (_, Some(_)) => bad("too many Host headers"),
+        (None, _) if head.version == Version::HTTP_11 => bad("missing required Host header"),
+        (Some(host), _) if !host.as_bytes().iter().all(|b| is_host_byte(*b)) => bad("malformed Host header"),
+        _ => None,
+    }
+}
+
+/// The bytes that Go's `httpguts.ValidHostHeader` lets pass.
+fn is_host_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!$%&'()*+,-.:;=[]_~".contains(&byte)
 }
 
 pin_project_lite::pin_project! {
     /// A request under way: turns causes into answers.
     struct Answer<F> {
         #[pin]
-        future: F,
+        future: Option<F>,
+        early: Option<Result<Response, Cause>>,
         call: Rc<Call>,
         guide: Rc<Guide>,
         all: Rc<Connections>,
@@ -392,7 +423,11 @@ impl<F: Future<Output = Result<Response, Cause>>> Future for Answer<F> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let result = ready!(this.future.poll(cx));
+        let result = match (this.early.take(), this.future.as_pin_mut()) {
+            (Some(early), _) => early,
+            (None, Some(future)) => ready!(future.poll(cx)),
+            (None, None) => return Poll::Pending,
+        };
         let mut response = match result {
             Ok(response) => response,
             Err(cause) => cause.respond(this.call),

@@ -2,16 +2,16 @@
 //!
 //! [`run`] starts it; `stack` has the order of its behaviours.
 
-mod admin;
+pub mod admin;
 pub mod breaker;
 pub mod config;
-mod drain;
-mod layer;
+pub mod drain;
+pub mod layer;
 pub mod metrics;
 pub mod readiness;
-mod run;
-mod serve;
-mod stack;
+pub mod run;
+pub mod serve;
+pub mod stack;
 pub mod statistics;
 
 pub use run::run;

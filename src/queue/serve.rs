@@ -9,8 +9,10 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use super::breaker::Breaker;
+use super::layer::observe::{Observer, RequestLog};
 use super::layer::probe::Check;
 use super::layer::timeouts::Timers;
+use super::metrics::Metrics;
 use super::stack::{self, Parts};
 use super::statistics::Statistics;
 use crate::http::call::Connection;
@@ -45,6 +47,10 @@ pub struct Shared {
     pub client_idle: Option<Duration>,
     /// Whether plaintext is for loopback and kubelet's probes alone.
     pub strict: bool,
+    /// Metrics of the process.
+    pub metrics: Arc<Metrics>,
+    /// The request log, if there is one.
+    pub log: Option<Arc<RequestLog>>,
     /// Drain state.
     pub drain: Arc<Drain>,
     /// What connections are told.
@@ -65,7 +71,10 @@ pub fn on_worker(shared: &Arc<Shared>, index: usize) -> impl Serve + use<> {
     tokio::task::spawn_local(follow(shared.order.clone(), connections.clone()));
     let ready = shared.ready.clone();
     let check: Check = Rc::new(move || ready());
+    let user_port = shared.application.port();
     let stack = stack::build(Parts {
+        observer: Rc::new(Observer { metrics: shared.metrics.worker(index), log: shared.log.clone(), user_port }),
+        strict: shared.strict,
         check,
         drain: shared.drain.clone(),
         shard: shared.drain.shard(index),

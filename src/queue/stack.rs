@@ -7,7 +7,9 @@ use super::breaker::Breaker;
 use super::layer::concurrency::Concurrency;
 use super::layer::forwarded::Forwarded;
 use super::layer::in_flight::InFlight;
+use super::layer::observe::{Observe, Observer};
 use super::layer::probe::{Check, Probes};
+use super::layer::strict::Strict;
 use super::layer::timeouts::{Timeouts, Timers};
 use super::statistics::WorkerStats;
 use crate::http::cause::Cause;
@@ -17,6 +19,10 @@ use crate::lifecycle::drain::{Drain, Shard};
 
 /// What the stack of one worker is made of.
 pub struct Parts {
+    /// Metrics and the request log.
+    pub observer: Rc<Observer>,
+    /// Whether plaintext is for loopback and kubelet's probes alone.
+    pub strict: bool,
     /// Readiness of the application.
     pub check: Check,
     /// Drain state of the process.
@@ -35,7 +41,7 @@ pub struct Parts {
 
 /// Puts the layers in order.
 pub fn build(parts: Parts) -> impl tower::Service<Request, Response = Response, Error = Cause> + Clone + 'static {
-    let Parts { check, drain, shard, timers, breaker, stats, proxy } = parts;
+    let Parts { observer, strict, check, drain, shard, timers, breaker, stats, proxy } = parts;
     let core = tower::service_fn(move |request| proxy.clone().forward(request));
     // Waiting for a slot counts for the autoscaler and for the timers above.
     let limited = Concurrency { inner: core, breaker, stats };
@@ -43,5 +49,8 @@ pub fn build(parts: Parts) -> impl tower::Service<Request, Response = Response, 
     let timed = Timeouts { inner: forwarded, timers };
     // A probe is no request to wait for, so it is answered above the count.
     let counted = InFlight { inner: timed, drain: drain.clone(), shard };
-    Probes { inner: counted, check, drain }
+    let probes = Probes { inner: counted, check, drain };
+    let strict = Strict { inner: probes, on: strict };
+    // Outermost: what is told of a request includes every answer that was made for it.
+    Observe { inner: strict, observer }
 }

@@ -91,7 +91,9 @@ impl Workers {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
             std::thread::Builder::new().name(format!("worker-{index}")).stack_size(512 * 1024).spawn(move || {
                 let local = LocalSet::new();
-                local.block_on(&runtime, run(index, Rc::new(build(index)), accepted, listeners, handles.into()));
+                local.block_on(&runtime, async move {
+                    run(index, Rc::new(build(index)), accepted, listeners, handles.into()).await
+                });
             })?;
         }
         Ok(Self { listeners, handles })

@@ -1,0 +1,39 @@
+//! Strict mode: with TLS on, plaintext is for this machine and for kubelet's probes.
+
+use std::future::ready;
+use std::task::{Context, Poll};
+
+use super::probe::{Either, is_kubelet_probe};
+use crate::http::cause::Cause;
+use crate::http::{Request, Response};
+
+/// The layer.
+#[derive(Clone)]
+pub struct Strict<S> {
+    /// What is protected.
+    pub inner: S,
+    /// Whether the mode is on.
+    pub on: bool,
+}
+
+impl<S: tower::Service<Request, Response = Response, Error = Cause>> tower::Service<Request> for Strict<S> {
+    type Response = Response;
+    type Error = Cause;
+    type Future = Either<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Cause>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        let connection = &request.call.connection;
+        if self.on
+            && !connection.tls
+            && !connection.peer.ip().to_canonical().is_loopback()
+            && !is_kubelet_probe(&request.head.headers)
+        {
+            return Either::Answer { future: Box::pin(ready(Err(Cause::PlaintextRefused))) };
+        }
+        Either::Inner { future: self.inner.call(request) }
+    }
+}
