@@ -360,8 +360,7 @@ where
         self.guide.under_way.set(self.guide.under_way.get() + 1);
         self.guide.awaiting.set(None);
         let early = before_the_stack(&head);
-        let future =
-            early.is_none().then(|| self.stack.clone().call(Request { head, body, call: call.clone() }));
+        let future = early.is_none().then(|| self.stack.clone().call(Request { head, body, call: call.clone() }));
         Answer { future, early, call, guide: self.guide.clone(), all: self.all.clone() }
     }
 }

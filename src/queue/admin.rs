@@ -10,15 +10,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderValue, Method, StatusCode, header};
 use tokio::sync::watch;
 
 use super::drain::{Stage, hook};
+use super::metrics::Metrics;
 use super::statistics::Statistics;
 use crate::control::listener::{Handler, Response};
 use crate::http::body::Body;
 use crate::knative::names;
 use crate::lifecycle::drain::Drain;
+use crate::telemetry::registry;
 
 /// The admin server (`pkg/queue/sharedmain`, `buildAdminServer`).
 #[must_use]
@@ -64,6 +66,33 @@ pub fn statistics(statistics: Arc<Statistics>) -> Handler {
             response
         })
     })
+}
+
+/// The server that Prometheus scrapes.
+#[must_use]
+pub fn prometheus(metrics: Arc<Metrics>) -> Handler {
+    Rc::new(move |request, _| {
+        let metrics = metrics.clone();
+        Box::pin(async move {
+            if request.uri().path() != "/metrics" {
+                return not_found();
+            }
+            if request.method() != Method::GET && request.method() != Method::HEAD {
+                let mut response = Response::new(Body::empty());
+                *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
+                return response;
+            }
+            let mut response = Response::new(Body::full(Bytes::from(metrics.encode())));
+            response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(registry::CONTENT_TYPE));
+            response
+        })
+    })
+}
+
+/// A server that has nothing.
+#[must_use]
+pub fn nothing() -> Handler {
+    Rc::new(|_, _| Box::pin(std::future::ready(not_found())))
 }
 
 /// Go's answer for paths that nobody serves.

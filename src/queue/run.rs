@@ -13,13 +13,17 @@ use tokio::task::LocalSet;
 use super::breaker::Breaker;
 use super::config::{self, Config};
 use super::drain::{Drainer, Settings, Stage};
+use super::layer::observe::RequestLog;
+use super::metrics::{self, Metrics};
 use super::serve::{self, Shared};
 use super::{admin, readiness, statistics::Statistics};
 use crate::config::env::Env;
 use crate::control::listener::{self, TlsNow};
 use crate::http::upstream::Limits;
 use crate::lifecycle::drain::Drain;
-use crate::telemetry::log;
+use crate::telemetry::observability::{self, MetricsExport, Observability, Prometheus, PrometheusTls};
+use crate::telemetry::request_log::{RevisionFacts, Template};
+use crate::telemetry::{log, writer};
 use crate::tls::client_auth::{Allowed, ClientAuth};
 use crate::tls::policy::Policy;
 use crate::tls::source_dir::{self, Directory};
@@ -79,7 +83,7 @@ pub fn run(env: &dyn Env) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let result = LocalSet::new().block_on(&runtime, start(config));
+    let result = LocalSet::new().block_on(&runtime, start(config, env));
     let code = match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(Fatal { message, error }) => {
@@ -91,7 +95,8 @@ pub fn run(env: &dyn Env) -> ExitCode {
     code
 }
 
-async fn start(config: Config) -> Result<(), Fatal> {
+async fn start(config: Config, env: &dyn Env) -> Result<(), Fatal> {
+    let observability = Observability::parse(&config.observability, env).map_err(|e| Fatal::new(e.message(), &e))?;
     tracing::info!("Starting queue-proxy");
     let workers = cpu::workers(cpu::Limits::of_this_process(), config.own.worker_threads);
     let drain = Drain::new(workers);
@@ -105,6 +110,11 @@ async fn start(config: Config) -> Result<(), Fatal> {
         );
     }
     let tls = Tls::new(&config)?;
+    let metrics = Metrics::new(workers, metrics::resource(env));
+    if let Some(breaker) = breaker.clone() {
+        metrics.queue_depth(move || breaker.depth() as u64);
+    }
+    let log = request_log(&config, &observability);
     let (order, order_seen) = watch::channel(None);
     let (close, closed) = watch::channel(false);
     let (stage, stage_seen) = watch::channel(Stage::Serving);
@@ -130,6 +140,8 @@ async fn start(config: Config) -> Result<(), Fatal> {
         },
         client_idle: config.own.client_idle_timeout,
         strict: config.own.strict,
+        metrics: metrics.clone(),
+        log,
         drain: drain.clone(),
         order: order_seen,
         statistics: statistics.clone(),
@@ -160,8 +172,19 @@ async fn start(config: Config) -> Result<(), Fatal> {
     tokio::task::spawn_local(listener::serve(admin, admin_tls.clone(), handler, control_stopped.clone()));
     tracing::info!("Starting http server metrics:{}", port(&stats));
     let stats_tls: TlsNow = if config.own.metrics_tls { admin_tls } else { Rc::new(|| None) };
-    tokio::task::spawn_local(listener::serve(stats, stats_tls, admin::statistics(statistics.clone()), control_stopped));
+    tokio::task::spawn_local(listener::serve(
+        stats,
+        stats_tls,
+        admin::statistics(statistics.clone()),
+        control_stopped.clone(),
+    ));
     tokio::task::spawn_local(statistics.run());
+    if let MetricsExport::Prometheus(export) = &observability.metrics {
+        scrape(export, metrics, control_stopped.clone());
+    }
+    if observability.profiling {
+        profile(config.own.listen_address, config.profiling_port, control_stopped);
+    }
 
     let tls_port = config.serving_tls_port().ok();
     let address = config.own.listen_address;
@@ -179,6 +202,80 @@ async fn start(config: Config) -> Result<(), Fatal> {
     control_stop.send_replace(true);
     tracing::info!("Shutdown complete, exiting...");
     Ok(())
+}
+
+/// The request log, if there is one; a template that cannot be used costs the log, not the process.
+fn request_log(config: &Config, observability: &Observability) -> Option<Arc<RequestLog>> {
+    let text = observability.request_log.as_deref()?;
+    let template = match Template::parse(text) {
+        Ok(template) => template,
+        Err(error) => {
+            tracing::error!(%error, "Error setting up request logger. Request logs will be unavailable.");
+            return None;
+        }
+    };
+    let names = &config.identity;
+    let revision = RevisionFacts {
+        name: names.revision.clone(),
+        namespace: names.namespace.clone(),
+        service: names.service.clone(),
+        configuration: names.configuration.clone(),
+        pod_name: names.pod.clone(),
+        pod_ip: names.pod_ip.clone(),
+    };
+    let (probes, writer) = (observability.log_probes, writer::stdout().clone());
+    Some(Arc::new(RequestLog { template, revision, probes, writer }))
+}
+
+/// Opens the port that Prometheus scrapes; when it is taken, the process goes on without.
+fn scrape(export: &Prometheus, metrics: Arc<Metrics>, stop: watch::Receiver<bool>) {
+    let host = export.host.parse().ok();
+    let tls = match export.tls.as_ref().map(scrape_tls).transpose() {
+        Ok(tls) => tls,
+        Err(error) => return println!("metrics server error: {error}"),
+    };
+    match listener::bind(host, export.port) {
+        Ok(socket) => {
+            let tls: TlsNow = Rc::new(move || tls.clone());
+            tokio::task::spawn_local(listener::serve(socket, tls, admin::prometheus(metrics), stop));
+        }
+        Err(error) => {
+            let Fatal { error, .. } = Fatal::serve("metrics", export.port, &error);
+            let why = error.split_once(": ").map_or(error.as_str(), |(_, why)| why);
+            println!("metrics server error: {why}");
+        }
+    }
+}
+
+/// The certificate of the scraped port; callers are not asked for one unless told so.
+fn scrape_tls(files: &PrometheusTls) -> io::Result<Arc<rustls::ServerConfig>> {
+    let named = |path: &std::path::Path| {
+        std::fs::read(path).map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", path.display())))
+    };
+    let (cert, key) = (named(&files.cert)?, named(&files.key)?);
+    let identity = identity::Store::new();
+    identity.publish(identity::Identity::from_pem(&cert, &key).map_err(|e| io::Error::other(e.to_string()))?);
+    let auth = match (files.client_auth, &files.client_ca) {
+        (observability::ClientAuth::None, _) | (_, None) => ClientAuth::Off,
+        // The names that a scraper's certificate carries are not known: the authority decides.
+        (asked, Some(_)) => {
+            return Err(io::Error::other(format!(
+                "METRICS_PROMETHEUS_TLS_CLIENT_AUTH={asked:?}: client certificates on the metrics port are not supported"
+            )));
+        }
+    };
+    let policy = Policy::parse("METRICS_PROMETHEUS", None, None, None, None).map_err(io::Error::other)?;
+    server::config(&policy, identity, &auth, server::ALPN_HTTP1).map_err(|e| io::Error::other(e.to_string()))
+}
+
+/// Go's profiles have no counterpart here; the port listens, so that what looks for it finds it, and answers 404.
+fn profile(address: Option<std::net::IpAddr>, port: u16, stop: watch::Receiver<bool>) {
+    match listener::bind(address, port) {
+        Ok(socket) => {
+            tokio::task::spawn_local(listener::serve(socket, Rc::new(|| None), admin::nothing(), stop));
+        }
+        Err(error) => tracing::error!(%error, "the profiling port cannot be opened"),
+    }
 }
 
 fn bind(config: &Config, port: u16, name: &str) -> Result<std::net::TcpListener, Fatal> {

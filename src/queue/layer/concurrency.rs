@@ -88,6 +88,7 @@ fn set_host(headers: &mut HeaderMap, uri: &mut http::Uri, host: HeaderValue) {
 #[derive(Default)]
 struct Held {
     slot: Option<Slot>,
+    #[expect(dead_code, reason = "counts until it is dropped")]
     counted: Option<InFlight>,
 }
 

@@ -156,8 +156,13 @@ impl Facts {
             );
             let answered = if self.status == 0 { Err(cause.unwrap_or("unknown")) } else { Ok(self.status) };
             let version = self.version;
-            let client =
-                ClientLabels { method: &self.method, status: answered, version, user_port: self.observer.user_port, tag };
+            let client = ClientLabels {
+                method: &self.method,
+                status: answered,
+                version,
+                user_port: self.observer.user_port,
+                tag,
+            };
             metrics.client(&client, elapsed, request_bytes);
             metrics.invocation(status, elapsed);
         }

@@ -125,9 +125,16 @@ pin_project_lite::pin_project! {
     #[project = EitherProject]
     pub enum Either<F> {
         /// Not a probe.
-        Inner { #[pin] future: F },
+        Inner {
+            /// The stack's answer.
+            #[pin]
+            future: F,
+        },
         /// A probe.
-        Answer { future: Pin<Box<dyn Future<Output = Result<Response, Cause>>>> },
+        Answer {
+            /// The answer, perhaps after a round of the prober.
+            future: Pin<Box<dyn Future<Output = Result<Response, Cause>>>>,
+        },
     }
 }
 
