@@ -122,19 +122,11 @@ fn readiness(ready: bool) -> Response {
 
 pin_project_lite::pin_project! {
     /// The answer to a probe, or what the rest of the stack answers.
+    #[allow(missing_docs)] // the macro takes no comment on a pinned field
     #[project = EitherProject]
     pub enum Either<F> {
-        /// Not a probe.
-        Inner {
-            /// The stack's answer.
-            #[pin]
-            future: F,
-        },
-        /// A probe.
-        Answer {
-            /// The answer, perhaps after a round of the prober.
-            future: Pin<Box<dyn Future<Output = Result<Response, Cause>>>>,
-        },
+        Inner { #[pin] future: F },
+        Answer { future: Pin<Box<dyn Future<Output = Result<Response, Cause>>>> },
     }
 }
 
