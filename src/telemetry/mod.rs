@@ -2,7 +2,7 @@
 //!
 //! Control side and data side write logs ([`log`]) through a non-blocking [`writer`]: a reader of stdout that stalls
 //! costs lines, never requests; so does the [`request_log`]. Metrics are kept per worker ([`histogram`], [`series`]) and summed when somebody asks
-//! ([`registry`]). What is on and where it goes comes from [`observability`].
+//! ([`registry`]); the spans of [`trace`] wait in a queue for the control side. What is on and where it goes comes from [`observability`].
 
 pub(crate) mod go_format;
 pub mod histogram;
@@ -12,6 +12,7 @@ pub mod observability;
 pub mod registry;
 pub mod request_log;
 pub mod series;
+pub mod trace;
 pub mod writer;
 
 /// The commit that this binary was built from, if the build knew it (`LOCKKEEPER_COMMIT` at compile time).

@@ -71,6 +71,17 @@ impl<'a> RouteTag<'a> {
             (tag, _) => Self::Named(tag),
         }
     }
+
+    /// The label's value, if there is a label.
+    pub fn label(self) -> Option<&'a str> {
+        match self {
+            Self::None => None,
+            Self::Disabled => Some("kn:disabled"),
+            Self::Default => Some("kn:default"),
+            Self::Undefined => Some("kn:undefined"),
+            Self::Named(tag) => Some(tag),
+        }
+    }
 }
 
 /// Labels while recording. One type serves all instruments; what an instrument has not is empty.

@@ -378,7 +378,7 @@ impl Parser<'_> {
         let value = |expr| Term::Value(Arc::new(expr), 1);
         let mut term = match &token.kind {
             Kind::Dot => self.dot(),
-            Kind::Field(name) => self.member(self.dot(), name, token.at)?,
+            Kind::Field(name) => self.member(&self.dot(), name, token.at)?,
             Kind::Variable(name) => match self.variables.iter().rev().find(|(known, _)| known == name) {
                 Some((_, term)) => term.clone(),
                 None => return Err(self.error(token.at, format!("undefined variable \"${name}\""))),
@@ -407,16 +407,16 @@ impl Parser<'_> {
             }
         };
         while let Some(Token { kind: Kind::Field(name), at, glued: true }) = tokens.peek() {
-            term = self.member(term, name, *at)?;
+            term = self.member(&term, name, *at)?;
             tokens.next();
         }
         Ok(term)
     }
 
-    fn member(&self, term: Term, name: &str, at: usize) -> Result<Term, TemplateError> {
+    fn member(&self, term: &Term, name: &str, at: usize) -> Result<Term, TemplateError> {
         let field = |field| Ok(Term::Value(Arc::new(Expr::Field(field)), 1));
         let object = match term {
-            Term::Object(object) => object,
+            Term::Object(object) => *object,
             Term::Header => {
                 return Ok(match name {
                     "Get" => Term::HeaderMethod(false),

@@ -1,0 +1,539 @@
+//! Traces: the spans of one request, W3C trace context in and out, sampling, and the queue to the control side.
+//!
+//! Data side: [`Tracer::begin`] when a request comes in, a few calls on its way, [`RequestTrace::finish`] at its end.
+//! Spans are made only for sampled requests and queued; the queue is bounded, what does not fit is dropped and
+//! counted. Control side: takes the spans and sends them ([`super::otlp`]) or prints them ([`json_line`]).
+//!
+//! Spans of a request, each the parent of the next: server, `kn.queueproxy.proxy`, `kn.queueproxy.wait` (with a
+//! breaker), client. While tracing is on, `traceparent` upstream always names the client span, sampled or not.
+//!
+//! Source: `otelhttp`, `pkg/queue/handler.go`, the SDK's `TraceIDRatioBased`; W3C Trace Context.
+
+use std::collections::VecDeque;
+use std::hash::{BuildHasher, RandomState};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use http::{HeaderMap, HeaderValue, Method, Version};
+
+use super::json;
+use super::observability::{Observability, Sampler, TraceExport};
+
+/// Spans that may wait for the control side (the SDK's batch processor's number).
+const QUEUE: usize = 2048;
+/// Longest text of an attribute; callers choose these.
+const MAX_TEXT: usize = 1024;
+
+/// Scope of the spans of HTTP.
+pub const OTELHTTP: &str = "go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp";
+/// Scope of the spans between them.
+pub const QUEUE_SCOPE: &str = "knative.dev/serving/pkg/queue";
+
+/// Starts traces. One for the process, shared by all workers.
+#[derive(Debug)]
+pub struct Tracer {
+    sampler: Sampler,
+    spans: Arc<Spans>,
+    ids: RandomState,
+    next: AtomicU64,
+}
+
+/// Finished spans on their way to the control side.
+#[derive(Debug, Default)]
+pub struct Spans {
+    queue: Mutex<VecDeque<Span>>,
+    dropped: AtomicU64,
+}
+
+impl Spans {
+    /// All spans that wait.
+    pub fn take(&self) -> Vec<Span> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner).drain(..).collect()
+    }
+
+    /// Spans that were dropped because nobody took those before them.
+    pub fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+
+    fn push(&self, span: Span) {
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        if queue.len() < QUEUE {
+            queue.push_back(span);
+        } else {
+            drop(queue);
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// The role of a span, with OTLP's numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Within the process.
+    Internal = 1,
+    /// Answers a caller.
+    Server = 2,
+    /// Asks somebody.
+    Client = 3,
+}
+
+/// An attribute's value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Attribute {
+    /// Text, cut at 1024 bytes.
+    Text(String),
+    /// Number.
+    Int(i64),
+}
+
+/// A finished span.
+#[derive(Clone, Debug)]
+pub struct Span {
+    /// Id of the trace.
+    pub trace_id: u128,
+    /// Id of this span; not 0.
+    pub id: u64,
+    /// Id of its parent; 0: none.
+    pub parent: u64,
+    /// Instrumentation scope.
+    pub scope: &'static str,
+    /// Name.
+    pub name: String,
+    /// Role.
+    pub kind: Kind,
+    /// Nanoseconds since 1970.
+    pub start: u64,
+    /// Nanoseconds since 1970.
+    pub end: u64,
+    /// Attributes in order.
+    pub attributes: Vec<(&'static str, Attribute)>,
+    /// Status Error.
+    pub failed: bool,
+}
+
+/// What the server span tells. All borrowed; nothing is copied for a request that is not sampled.
+#[derive(Clone, Copy, Debug)]
+pub struct ServerFacts<'a> {
+    /// Method.
+    pub method: &'a Method,
+    /// Whether it came in over TLS.
+    pub https: bool,
+    /// Host or authority, with its port if it has one.
+    pub host: &'a str,
+    /// Path, without the query.
+    pub path: &'a str,
+    /// The caller.
+    pub peer: SocketAddr,
+    /// Headers as received.
+    pub headers: &'a HeaderMap,
+    /// Protocol of the caller.
+    pub version: Version,
+    /// Bytes of the request's body.
+    pub request_bytes: u64,
+    /// Bytes of the response's body.
+    pub response_bytes: u64,
+    /// Status of the answer.
+    pub status: u16,
+    /// The value of `kn.route.tag`, if there is one.
+    pub tag: Option<&'a str>,
+    /// The request to the application, if there was one.
+    pub client: Option<ClientFacts<'a>>,
+}
+
+/// What the client span tells.
+#[derive(Clone, Copy, Debug)]
+pub struct ClientFacts<'a> {
+    /// Path and query.
+    pub target: &'a str,
+    /// Port of the application on 127.0.0.1.
+    pub port: u16,
+    /// Its status, or the token of why there was none.
+    pub status: Result<u16, &'static str>,
+    /// Protocol towards it.
+    pub version: Version,
+}
+
+impl Tracer {
+    /// The tracer that the configuration asks for; nothing when tracing is off.
+    pub fn new(observability: &Observability) -> Option<Arc<Self>> {
+        (observability.traces != TraceExport::Off).then(|| Arc::new(Self::with_sampler(observability.sampler)))
+    }
+
+    fn with_sampler(sampler: Sampler) -> Self {
+        Self { sampler, spans: Arc::default(), ids: RandomState::new(), next: AtomicU64::new(0) }
+    }
+
+    /// Where finished spans wait.
+    pub fn spans(&self) -> &Arc<Spans> {
+        &self.spans
+    }
+
+    /// Begins the trace of a request, or continues its caller's.
+    pub fn begin(&self, headers: &HeaderMap) -> Box<RequestTrace> {
+        let parent = headers.get("traceparent").and_then(|value| parse(value.as_bytes()));
+        let trace_id = match parent {
+            Some(parent) => parent.trace_id,
+            None => u128::from(self.id()) << 64 | u128::from(self.id()),
+        };
+        let share = |share: f64| share >= 1.0 || ((trace_id as u64 >> 1) as f64) < share * (1_u64 << 63) as f64;
+        let sampled = match (self.sampler, parent) {
+            (Sampler::Always, _) => true,
+            (Sampler::Never, _) => false,
+            (Sampler::Ratio(ratio), _) => share(ratio),
+            (Sampler::Parent(_), Some(parent)) => parent.sampled,
+            (Sampler::Parent(ratio), None) => share(ratio),
+        };
+        Box::new(RequestTrace {
+            spans: Arc::clone(&self.spans),
+            trace_id,
+            parent: parent.map_or(0, |parent| parent.id),
+            sampled,
+            ids: [self.id(), self.id(), self.id(), self.id()],
+            started: Instant::now(),
+            clock: SystemTime::now(),
+            wait: None,
+            granted: None,
+            client: None,
+        })
+    }
+
+    /// A random id that is not 0: keyed hash of a counter, the key from the system's random source.
+    fn id(&self) -> u64 {
+        self.ids.hash_one(self.next.fetch_add(1, Ordering::Relaxed)).max(1)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Parent {
+    trace_id: u128,
+    id: u64,
+    sampled: bool,
+}
+
+/// `traceparent` of version 00, or the part of a later version that stays the same.
+fn parse(value: &[u8]) -> Option<Parent> {
+    let text = std::str::from_utf8(value).ok()?.trim();
+    let mut parts = text.split('-');
+    let (version, trace, id, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    let hex = |text: &str, length| {
+        (text.len() == length && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')))
+            .then(|| u128::from_str_radix(text, 16).ok())
+            .flatten()
+    };
+    if hex(version, 2)? == 0xff || (version == "00" && parts.next().is_some()) {
+        return None;
+    }
+    let (trace_id, id, flags) = (hex(trace, 32)?, u64::try_from(hex(id, 16)?).ok()?, hex(flags, 2)?);
+    (trace_id != 0 && id != 0).then_some(Parent { trace_id, id, sampled: flags & 1 == 1 })
+}
+
+/// The trace of one request under way. Dropped without [`finish`](Self::finish) it leaves no spans.
+#[derive(Debug)]
+pub struct RequestTrace {
+    spans: Arc<Spans>,
+    trace_id: u128,
+    parent: u64,
+    sampled: bool,
+    /// Of the server, proxy, wait and client spans.
+    ids: [u64; 4],
+    started: Instant,
+    clock: SystemTime,
+    wait: Option<Instant>,
+    granted: Option<Instant>,
+    client: Option<Instant>,
+}
+
+impl RequestTrace {
+    /// The request waits for the breaker.
+    pub fn wait_started(&mut self, now: Instant) {
+        self.wait = Some(now);
+    }
+
+    /// The breaker let it pass.
+    pub fn wait_ended(&mut self, now: Instant) {
+        self.granted = Some(now);
+    }
+
+    /// The request to the application begins.
+    pub fn client_started(&mut self, now: Instant) {
+        self.client = Some(now);
+    }
+
+    /// Whether spans are made of it.
+    pub fn is_sampled(&self) -> bool {
+        self.sampled
+    }
+
+    /// What the request to the application has to carry.
+    pub fn traceparent(&self) -> HeaderValue {
+        let [_, _, _, client] = self.ids;
+        let text = format!("00-{:032x}-{client:016x}-{:02x}", self.trace_id, u8::from(self.sampled));
+        HeaderValue::from_str(&text).unwrap_or_else(|_| HeaderValue::from_static(""))
+    }
+
+    /// The request ended, at `now`: queues its spans if it is sampled.
+    pub fn finish(&self, now: Instant, facts: &ServerFacts<'_>) {
+        if !self.sampled {
+            return;
+        }
+        let [server, proxy, wait, client] = self.ids;
+        let known = method(facts.method);
+        let name = known.unwrap_or("HTTP").to_owned();
+        let span = |scope, name, kind, id, parent, start, end| Span {
+            trace_id: self.trace_id,
+            id,
+            parent,
+            scope,
+            name,
+            kind,
+            start: self.nanos(start),
+            end: self.nanos(end),
+            attributes: Vec::new(),
+            failed: false,
+        };
+        if let Some((facts, start)) = facts.client.as_ref().zip(self.client) {
+            let parent = if self.wait.is_some() { wait } else { proxy };
+            let name = format!("HTTP {name}");
+            let mut span = span(OTELHTTP, name, Kind::Client, client, parent, start, now);
+            span.attributes = client_attributes(known, facts);
+            span.failed = facts.status.map_or(true, |status| status >= 400);
+            self.spans.push(span);
+        }
+        if let Some(start) = self.wait {
+            let end = self.granted.unwrap_or(now);
+            let name = "kn.queueproxy.wait".to_owned();
+            self.spans.push(span(QUEUE_SCOPE, name, Kind::Internal, wait, proxy, start, end));
+        }
+        if let Some(start) = self.wait.or(self.client) {
+            let name = "kn.queueproxy.proxy".to_owned();
+            self.spans.push(span(QUEUE_SCOPE, name, Kind::Internal, proxy, server, start, now));
+        }
+        let mut root = span(OTELHTTP, name, Kind::Server, server, self.parent, self.started, now);
+        root.attributes = server_attributes(known, facts);
+        root.failed = facts.status >= 500;
+        self.spans.push(root);
+    }
+
+    fn nanos(&self, at: Instant) -> u64 {
+        let since = self.clock + at.saturating_duration_since(self.started);
+        u64::try_from(since.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_nanos()).unwrap_or(u64::MAX)
+    }
+}
+
+fn server_attributes(known: Option<&'static str>, facts: &ServerFacts<'_>) -> Vec<(&'static str, Attribute)> {
+    let header = |name| facts.headers.get(name).and_then(|v: &HeaderValue| v.to_str().ok()).unwrap_or_default();
+    let forwarded = header("x-forwarded-for").split(',').next().unwrap_or_default().trim();
+    let (address, port) = split_port(facts.host);
+    let mut out = Vec::with_capacity(16);
+    push_method(&mut out, known, facts.method);
+    push(&mut out, "url.scheme", if facts.https { "https" } else { "http" });
+    push(&mut out, "url.path", facts.path);
+    push(&mut out, "server.address", address);
+    out.extend(port.map(|port| ("server.port", Attribute::Int(port.into()))));
+    push(&mut out, "network.peer.address", &facts.peer.ip().to_string());
+    out.push(("network.peer.port", Attribute::Int(facts.peer.port().into())));
+    push(&mut out, "client.address", forwarded);
+    push(&mut out, "user_agent.original", header("user-agent"));
+    push(&mut out, "network.protocol.version", version(facts.version));
+    out.push(("http.request.body.size", Attribute::Int(i64::try_from(facts.request_bytes).unwrap_or(i64::MAX))));
+    out.push(("http.response.body.size", Attribute::Int(i64::try_from(facts.response_bytes).unwrap_or(i64::MAX))));
+    out.push(("http.response.status_code", Attribute::Int(facts.status.into())));
+    push(&mut out, "kn.route.tag", facts.tag.unwrap_or_default());
+    out
+}
+
+fn client_attributes(known: Option<&'static str>, facts: &ClientFacts<'_>) -> Vec<(&'static str, Attribute)> {
+    let mut out = Vec::with_capacity(8);
+    push(&mut out, "http.request.method", known.unwrap_or("_OTHER"));
+    push(&mut out, "url.full", &format!("http://127.0.0.1:{}{}", facts.port, facts.target));
+    push(&mut out, "server.address", "127.0.0.1");
+    out.push(("server.port", Attribute::Int(facts.port.into())));
+    push(&mut out, "network.protocol.version", version(facts.version));
+    match facts.status {
+        Ok(status) => out.push(("http.response.status_code", Attribute::Int(status.into()))),
+        Err(token) => push(&mut out, "error.type", token),
+    }
+    out
+}
+
+fn push_method(out: &mut Vec<(&'static str, Attribute)>, known: Option<&'static str>, method: &Method) {
+    push(out, "http.request.method", known.unwrap_or("_OTHER"));
+    if known.is_none() {
+        push(out, "http.request.method_original", method.as_str());
+    }
+}
+
+/// Adds a text unless it is empty.
+fn push(out: &mut Vec<(&'static str, Attribute)>, name: &'static str, text: &str) {
+    if !text.is_empty() {
+        let end = (0..=text.len().min(MAX_TEXT)).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);
+        out.push((name, Attribute::Text(text.get(..end).unwrap_or_default().to_owned())));
+    }
+}
+
+/// One span as a line for `protocol: stdout`, with the names of Go's exporter.
+pub fn json_line(span: &Span, out: &mut Vec<u8>) {
+    let text = |out: &mut Vec<u8>, name: &str, value: &str| {
+        out.extend_from_slice(if out.last() == Some(&b'{') { b"\"" } else { b",\"" });
+        out.extend_from_slice(name.as_bytes());
+        out.extend_from_slice(b"\":");
+        json::quote(out, value);
+    };
+    let context = |out: &mut Vec<u8>, name: &str, id: u64| {
+        out.extend_from_slice(format!(",\"{name}\":{{").as_bytes());
+        text(out, "TraceID", &format!("{:032x}", span.trace_id));
+        text(out, "SpanID", &format!("{id:016x}"));
+        out.push(b'}');
+    };
+    out.push(b'{');
+    text(out, "Name", &span.name);
+    context(out, "SpanContext", span.id);
+    context(out, "Parent", span.parent);
+    let numbers = format!(",\"SpanKind\":{},\"StartTime\":{},\"EndTime\":{}", span.kind as u8, span.start, span.end);
+    out.extend_from_slice(numbers.as_bytes());
+    out.extend_from_slice(b",\"Attributes\":{");
+    for (name, value) in &span.attributes {
+        match value {
+            Attribute::Text(value) => text(out, name, value),
+            Attribute::Int(n) => text(out, name, &n.to_string()),
+        }
+    }
+    out.extend_from_slice(b"},\"Status\":{");
+    text(out, "Code", if span.failed { "Error" } else { "Unset" });
+    out.extend_from_slice(b"},\"InstrumentationScope\":{");
+    text(out, "Name", span.scope);
+    out.extend_from_slice(b"}}\n");
+}
+
+fn split_port(host: &str) -> (&str, Option<u16>) {
+    let (name, port) = match host.rsplit_once(':') {
+        Some((name, port)) if name.ends_with(']') || !name.contains(':') => (name, port.parse().ok()),
+        _ => (host, None),
+    };
+    (name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name), port)
+}
+
+fn method(method: &Method) -> Option<&'static str> {
+    let known = ["GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "CONNECT", "PATCH", "TRACE"];
+    known.into_iter().find(|known| method.as_str() == *known)
+}
+
+fn version(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_09 => "0.9",
+        Version::HTTP_10 => "1.0",
+        Version::HTTP_2 => "2",
+        Version::HTTP_3 => "3",
+        _ => "1.1",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn headers(traceparent: &str) -> HeaderMap {
+        HeaderMap::from_iter([("traceparent".parse().unwrap(), HeaderValue::from_str(traceparent).unwrap())])
+    }
+
+    fn facts<'a>(method: &'a Method, headers: &'a HeaderMap, status: u16) -> ServerFacts<'a> {
+        ServerFacts {
+            method,
+            https: false,
+            host: "a.b:80",
+            path: "/x",
+            peer: "127.0.0.1:5".parse().unwrap(),
+            headers,
+            version: Version::HTTP_11,
+            request_bytes: 1,
+            response_bytes: 2,
+            status,
+            tag: Some("kn:disabled"),
+            client: Some(ClientFacts { target: "/x?y", port: 8080, status: Ok(status), version: Version::HTTP_11 }),
+        }
+    }
+
+    const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+
+    #[test]
+    fn given_a_caller_s_trace_when_a_request_ends_then_its_spans_hang_together() {
+        let tracer = Tracer::with_sampler(Sampler::Parent(0.0));
+        let headers = headers(PARENT);
+        let mut trace = tracer.begin(&headers);
+        let now = Instant::now();
+        trace.wait_started(now);
+        trace.wait_ended(now + Duration::from_millis(1));
+        trace.client_started(now + Duration::from_millis(1));
+        let outgoing = trace.traceparent();
+        trace.finish(now + Duration::from_millis(5), &facts(&Method::GET, &headers, 404));
+
+        let spans = tracer.spans().take();
+        let by_name = |name: &str| spans.iter().find(|span| span.name == name).unwrap();
+        let (server, proxy) = (by_name("GET"), by_name("kn.queueproxy.proxy"));
+        let (wait, client) = (by_name("kn.queueproxy.wait"), by_name("HTTP GET"));
+        assert_eq!(spans.len(), 4);
+        assert!(spans.iter().all(|span| span.trace_id == 0x0af7651916cd43dd8448eb211c80319c));
+        assert_eq!(server.parent, 0xb7ad6b7169203331);
+        assert_eq!((proxy.parent, wait.parent, client.parent), (server.id, proxy.id, wait.id));
+        assert_eq!((server.failed, client.failed), (false, true));
+        assert_eq!(wait.end - wait.start, 1_000_000);
+        assert_eq!(outgoing, format!("00-0af7651916cd43dd8448eb211c80319c-{:016x}-01", client.id));
+        assert!(client.attributes.contains(&("url.full", Attribute::Text("http://127.0.0.1:8080/x?y".into()))));
+        let mut line = Vec::new();
+        json_line(server, &mut line);
+        let line: serde_json::Value = serde_json::from_slice(&line).unwrap();
+        assert_eq!(line["Attributes"]["server.port"], "80");
+    }
+
+    #[test]
+    fn given_a_request_that_is_not_sampled_when_it_ends_then_it_only_propagates() {
+        let tracer = Tracer::with_sampler(Sampler::Never);
+        let headers = headers(PARENT);
+        let trace = tracer.begin(&headers);
+        trace.finish(Instant::now(), &facts(&Method::GET, &headers, 200));
+
+        assert!(trace.traceparent().to_str().unwrap().ends_with("-00"));
+        assert!(tracer.spans().take().is_empty());
+    }
+
+    #[test]
+    fn when_a_ratio_samples_then_about_that_share_is_traced() {
+        let tracer = Tracer::with_sampler(Sampler::Parent(0.25));
+
+        let sampled = (0..4000).filter(|_| tracer.begin(&HeaderMap::new()).is_sampled()).count();
+
+        assert!((800..1200).contains(&sampled), "{sampled}");
+    }
+
+    #[test]
+    fn when_nobody_takes_spans_then_the_queue_is_bounded_and_drops_count() {
+        let tracer = Tracer::with_sampler(Sampler::Always);
+        let headers = HeaderMap::new();
+        for _ in 0..3000 {
+            tracer.begin(&headers).finish(Instant::now(), &facts(&Method::GET, &headers, 200));
+        }
+
+        assert_eq!(tracer.spans().take().len(), QUEUE);
+        assert_eq!(tracer.spans().dropped(), 3000 - QUEUE as u64);
+    }
+
+    #[test]
+    fn when_traceparent_is_malformed_then_a_new_trace_begins() {
+        for bad in [
+            "",
+            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331",
+            "00-00000000000000000000000000000000-b7ad6b7169203331-01",
+            "00-0af7651916cd43dd8448eb211c80319c-0000000000000000-01",
+            "ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            "00-0AF7651916CD43DD8448EB211C80319C-b7ad6b7169203331-01",
+            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-x",
+        ] {
+            assert_eq!(parse(bad.as_bytes()), None, "{bad}");
+        }
+        assert!(parse(format!("{}-x", PARENT.replacen("00", "01", 1)).as_bytes()).is_some());
+    }
+}
