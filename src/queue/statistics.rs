@@ -208,3 +208,105 @@ impl Shard {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn read(statistics: &Statistics) -> Stat {
+        Stat::decode(statistics.message()).unwrap()
+    }
+
+    fn at(start: Instant, milliseconds: u64) -> Instant {
+        start + Duration::from_millis(milliseconds)
+    }
+
+    fn close(left: f64, right: f64) -> bool {
+        (left - right).abs() < 1e-9
+    }
+
+    /// Contract 8.1: the example, byte by byte.
+    #[test]
+    fn given_no_request_then_the_message_is_the_name_and_later_the_uptime() {
+        let start = Instant::now();
+        let statistics = Statistics::started_at("hello-00001-deployment-0", 2, start);
+        assert_eq!(statistics.message(), Bytes::from_static(b"\x0a\x18hello-00001-deployment-0"));
+        statistics.close_period(at(start, 1000));
+        assert_eq!(
+            statistics.message(),
+            Bytes::from_static(b"\x0a\x18hello-00001-deployment-0\x31\x00\x00\x00\x00\x00\x00\xf0\x3f")
+        );
+    }
+
+    #[test]
+    fn given_a_request_that_spans_periods_then_each_has_its_share_and_only_the_first_its_arrival() {
+        let start = Instant::now();
+        let statistics = Statistics::started_at("pod", 1, start);
+        let request = statistics.worker(0).arrive(at(start, 750), true);
+        statistics.close_period(at(start, 1000));
+        let first = read(&statistics);
+        assert!(close(first.average_concurrent_requests, 0.25));
+        assert!(close(first.average_proxied_concurrent_requests, 0.25));
+        assert!(close(first.request_count, 1.0) && close(first.proxied_request_count, 1.0));
+
+        statistics.close_period(at(start, 2000));
+        let second = read(&statistics);
+        assert!(close(second.average_concurrent_requests, 1.0) && close(second.request_count, 0.0));
+
+        request.end(at(start, 2500));
+        statistics.close_period(at(start, 3000));
+        let third = read(&statistics);
+        assert!(close(third.average_concurrent_requests, 0.5) && close(third.process_uptime, 3.0));
+        statistics.close_period(at(start, 4000));
+        assert!(close(read(&statistics).average_concurrent_requests, 0.0));
+    }
+
+    /// Contract 8.1: three held requests, one of them proxied.
+    #[test]
+    fn given_requests_on_several_workers_then_they_add_up() {
+        let start = Instant::now();
+        let statistics = Statistics::started_at("pod", 3, start);
+        let held: Vec<_> = (0..3).map(|i| statistics.worker(i).arrive(start, i == 1)).collect();
+        // A late period: the mean is over its true length.
+        statistics.close_period(at(start, 1250));
+        let stat = read(&statistics);
+        assert!(close(stat.average_concurrent_requests, 3.0));
+        assert!(close(stat.average_proxied_concurrent_requests, 1.0));
+        assert!(close(stat.request_count, 3.0) && close(stat.proxied_request_count, 1.0));
+        drop(held);
+    }
+
+    #[test]
+    fn given_an_event_older_than_the_end_of_the_period_then_no_time_is_counted_twice() {
+        let start = Instant::now();
+        let statistics = Statistics::started_at("pod", 1, start);
+        let worker = statistics.worker(0);
+        let request = worker.arrive(start, false);
+        statistics.close_period(at(start, 1000));
+        request.end(at(start, 999));
+        statistics.close_period(at(start, 2000));
+        assert!(close(read(&statistics).average_concurrent_requests, 0.0));
+    }
+
+    #[test]
+    fn given_a_dropped_guard_then_the_request_is_over() {
+        let start = Instant::now();
+        let statistics = Statistics::started_at("pod", 1, start);
+        drop(statistics.worker(0).arrive(start, true));
+        statistics.close_period(at(start, 600_000));
+        statistics.close_period(at(start, 601_000));
+        assert!(close(read(&statistics).average_concurrent_requests, 0.0));
+    }
+
+    /// The autoscaler reads at most 336 bytes; names of pods have at most 253.
+    #[test]
+    fn given_the_longest_pod_name_and_every_field_then_the_message_fits() {
+        let start = Instant::now();
+        let statistics = Statistics::started_at("p".repeat(253), 1, start);
+        let held = statistics.worker(0).arrive(start, true);
+        statistics.close_period(at(start, 1000));
+        assert!(statistics.message().len() <= 336);
+        drop(held);
+    }
+}
