@@ -26,9 +26,21 @@ pub(crate) fn pem(pkcs8: &[u8], kind: KeyKind, encoding: Encoding) -> String {
     self::pkcs8(pkcs8)
 }
 
-/// A PKCS#8 key as PEM.
+/// A PKCS#8 key as PEM, in the first version of the envelope (RFC 5208): OpenSSL does not read the second one (RFC
+/// 5958, with the public key), which our generator makes for Ed25519.
 pub(crate) fn pkcs8(der: &[u8]) -> String {
-    armour("PRIVATE KEY", der)
+    armour("PRIVATE KEY", &first_version(der).unwrap_or_else(|| der.to_vec()))
+}
+
+fn first_version(der: &[u8]) -> Option<Vec<u8>> {
+    let (info, _) = take(der, SEQUENCE)?;
+    let (_, rest) = take(info, INTEGER)?;
+    let (algorithm, rest) = take(rest, SEQUENCE)?;
+    let (key, _) = take(rest, OCTET_STRING)?;
+    let mut content = wrap(INTEGER, &[0]);
+    content.extend(wrap(SEQUENCE, algorithm));
+    content.extend(wrap(OCTET_STRING, key));
+    Some(wrap(SEQUENCE, &content))
 }
 
 fn traditional(pkcs8: &[u8], kind: KeyKind) -> Option<(&'static str, Vec<u8>)> {
