@@ -1,5 +1,6 @@
 //! The command line.
 
+pub mod certs;
 pub mod local;
 pub mod queue;
 
