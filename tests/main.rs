@@ -1,5 +1,8 @@
 //! One test binary for all of lockkeeper: one link, one harness. It starts the real executable on free ports.
 #![allow(unreachable_pub, clippy::unwrap_used, reason = "a test stops at the first surprise, and exports nothing")]
 
+mod architecture;
 mod harness;
+mod local;
+mod queue;
 mod support;

@@ -2,7 +2,7 @@
 //!
 //! The script runs once a connection, on a thread of its own. What was asked for is kept in order.
 use std::io::Write;
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -156,11 +156,6 @@ impl Conn {
     /// Ends the connection with RST at the end of the script.
     pub fn reset(&mut self) {
         let _ = socket2::SockRef::from(&self.reader.stream).set_linger(Some(Duration::ZERO));
-    }
-
-    /// Half-closes.
-    pub fn shutdown(&mut self) {
-        let _ = self.reader.stream.shutdown(Shutdown::Write);
     }
 }
 

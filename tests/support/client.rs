@@ -3,6 +3,7 @@ use std::future::Future;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
@@ -113,9 +114,12 @@ impl Raw {
         self.try_reply().expect("a response and not the end of the connection")
     }
 
-    /// The body of a response whose head was read.
-    pub fn body(&mut self, head: &Head) -> Body {
-        self.reader.response_body(head, "GET")
+    /// The next response, if its first byte comes within `limit`.
+    pub fn reply_within(&mut self, limit: Duration) -> Option<Reply> {
+        self.socket.set_read_timeout(Some(limit)).unwrap();
+        let came = self.socket.peek(&mut [0]).is_ok_and(|count| count > 0);
+        self.socket.set_read_timeout(socket_timeout()).unwrap();
+        if came { self.try_reply() } else { None }
     }
 
     /// One chunk of a response whose head was read.
@@ -128,14 +132,15 @@ impl Raw {
         self.reader.bytes(count)
     }
 
-    /// Waits for something; empty when the connection has ended.
-    pub fn some(&mut self) -> Vec<u8> {
-        self.reader.some()
-    }
-
     /// Whether the peer closes without another byte.
     pub fn closes(&mut self) -> bool {
         self.reader.some().is_empty()
+    }
+
+    /// Half-closes, then reads what still comes.
+    pub fn shutdown_and_read(&mut self) -> Option<Reply> {
+        self.shutdown();
+        self.try_reply()
     }
 
     /// Half-closes.

@@ -3,5 +3,6 @@ pub mod app;
 pub mod binary;
 pub mod client;
 pub mod message;
+pub mod pki;
 pub mod scrape;
 pub mod wait;

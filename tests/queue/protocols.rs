@@ -1,0 +1,146 @@
+//! Section 3.4: which protocol the application is spoken to in, reuse of connections, and what is sent again.
+use lockkeeper::local::client::{Connection, Outgoing, Protocol};
+
+use crate::support::app::{App, ok};
+use crate::support::binary::queue;
+use crate::support::client::{Raw, exchange, get, local, run};
+
+/// 3.4: HTTP/1.1 stays HTTP/1.1, HTTP/2 becomes h2c.
+#[test]
+fn when_a_protocol_comes_in_then_it_goes_out_to_the_application() {
+    let app = lockkeeper::local::app::App::start(local(0)).unwrap();
+    let mut queue = queue(app.addr().port()).start();
+    run(async {
+        for (protocol, version) in [(Protocol::Http1, "HTTP/1.1"), (Protocol::Http2, "HTTP/2.0")] {
+            let mut client = Connection::open(local(queue.http()), None, protocol).await.unwrap();
+            let page = String::from_utf8(client.get("hello", "/").await.unwrap().body).unwrap();
+            let line = page.lines().nth(1).unwrap();
+            assert!(line.ends_with(version), "{line}");
+        }
+    });
+}
+
+/// 14.11: an application that only speaks HTTP/1.1 is reached from HTTP/2 as well (the original answers 502).
+#[test]
+fn given_an_http1_application_when_an_http2_caller_comes_then_it_is_answered() {
+    let app = App::start(|conn| {
+        // As HTTP/1.1 servers do with the preface: 400 and the end.
+        while let Some(head) = conn.head() {
+            if head.method() == "PRI" {
+                conn.send("HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
+                return;
+            }
+            let body = conn.body(&head);
+            conn.send(ok(&String::from_utf8_lossy(&body.bytes)));
+        }
+    });
+    let mut queue = queue(app.port()).start();
+    run(async {
+        let mut client = Connection::open(local(queue.http()), None, Protocol::Http2).await.unwrap();
+        for body in ["first", "second"] {
+            let request = client.request("POST", "hello", "/").body(Outgoing::whole(body)).unwrap();
+            let answer = client.fetch(request).await.unwrap();
+            assert_eq!((answer.status, answer.body), (200, body.as_bytes().to_vec()));
+        }
+    });
+}
+
+/// 3.4: connections to the application are used again.
+#[test]
+fn when_requests_follow_each_other_then_one_connection_carries_them() {
+    let app = App::ok();
+    let mut queue = queue(app.port()).start();
+    let mut client = Raw::plain(queue.http());
+    for _ in 0..20 {
+        assert_eq!(client.get("/", "").reply().status(), 200);
+    }
+    assert_eq!((app.seen().len(), app.accepted()), (20, 1));
+}
+
+/// Q2: an application that closes right when the next request is sent never makes a 502, whatever the method. It
+/// closes without having read: nothing of the request was taken, so it may be sent again.
+#[test]
+fn given_an_application_that_closes_after_each_answer_when_thousands_post_then_all_are_answered() {
+    const ROUNDS: usize = 3000;
+    let app = App::start(|conn| {
+        if let Some((_, body)) = conn.request() {
+            // Keep-alive is promised, then the connection ends at once.
+            conn.send(ok(&String::from_utf8_lossy(&body.bytes)));
+        }
+    });
+    let mut queue = queue(app.port()).start();
+    let http = queue.http();
+
+    let mut failed = Vec::new();
+    let mut client = Raw::plain(http);
+    for round in 0..ROUNDS {
+        let body = format!("round {round}");
+        let Some(reply) = client.post("/", &body).try_reply() else {
+            failed.push((round, "closed".to_owned()));
+            client = Raw::plain(http);
+            continue;
+        };
+        if reply.status() != 200 || reply.text() != body {
+            failed.push((round, format!("{} {}", reply.status(), reply.text())));
+        }
+    }
+
+    assert!(failed.is_empty(), "{} of {ROUNDS}: {:?}", failed.len(), &failed[..failed.len().min(3)]);
+    assert_eq!(app.seen().len(), ROUNDS, "no request was taken twice");
+}
+
+/// 3.4: a reused connection that closes *after* the request was taken: safe methods are sent again.
+#[test]
+fn given_a_reused_connection_that_ends_unanswered_when_it_was_a_get_then_it_is_sent_again() {
+    let app = App::start(|conn| {
+        let mut answered = 0;
+        while conn.request().is_some() {
+            if conn.index == 0 && answered == 1 {
+                return;
+            }
+            answered += 1;
+            conn.send(ok("ok"));
+        }
+    });
+    let mut queue = queue(app.port()).start();
+    let mut client = Raw::plain(queue.http());
+    assert_eq!(client.get("/1", "").reply().status(), 200);
+    assert_eq!(client.get("/2", "").reply().status(), 200);
+    assert_eq!(app.accepted(), 2);
+}
+
+/// 3.4: on a fresh connection nothing is sent again.
+#[test]
+fn given_a_fresh_connection_that_ends_unanswered_when_it_was_a_get_then_502() {
+    let app = App::start(|conn| drop(conn.request()));
+    let mut queue = queue(app.port()).start();
+    assert_eq!(get(queue.http(), "/", "").status(), 502);
+    assert_eq!(app.seen().len(), 1);
+}
+
+/// 3.5: the application's `Connection: close` is not the caller's.
+#[test]
+fn given_the_application_closes_when_answered_then_the_callers_connection_stays() {
+    let app = App::start(|conn| {
+        conn.request();
+        conn.send("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok");
+    });
+    let mut queue = queue(app.port()).start();
+    let mut client = Raw::plain(queue.http());
+    for _ in 0..3 {
+        let reply = client.get("/", "").reply();
+        assert_eq!((reply.status(), reply.header("connection")), (200, None));
+    }
+}
+
+/// 3.5: an answer of HTTP/1.0 that ends with the connection.
+#[test]
+fn given_an_http_1_0_application_when_answered_then_the_body_is_framed_anew() {
+    let app = App::start(|conn| {
+        conn.request();
+        conn.send("HTTP/1.0 200 OK\r\n\r\nuntil the end");
+    });
+    let mut queue = queue(app.port()).start();
+    let reply = exchange(queue.http(), "GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!((reply.header("transfer-encoding"), reply.text().as_str()), (Some("chunked"), "until the end"));
+}

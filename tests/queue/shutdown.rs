@@ -1,0 +1,167 @@
+//! Section 11 and Q1: leaving without losing a request.
+use std::io::Read;
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use lockkeeper::local::client::{Connection, Outgoing, Protocol};
+
+use crate::support::app::App;
+use crate::support::binary::queue;
+use crate::support::client::{Raw, get, local, run};
+use crate::support::wait::eventually;
+
+/// 11, Q1: nothing in flight and no quiet period: gone at once, status 0.
+#[test]
+fn given_nothing_in_flight_when_terminated_then_it_leaves_at_once_with_status_0() {
+    for signal in ["TERM", "INT"] {
+        let app = App::ok();
+        let mut queue = queue(app.port()).start();
+        // An idle connection does not hold it.
+        let mut idle = Raw::plain(queue.http());
+        idle.get("/", "").reply();
+        let start = Instant::now();
+        queue.signal(signal);
+        assert_eq!(queue.exit().code(), Some(0));
+        assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+        assert!(queue.log.text().contains("Shutdown complete, exiting..."));
+    }
+}
+
+/// 11: a second signal ends it at once, status 1.
+#[test]
+fn given_a_drain_when_a_second_signal_comes_then_status_1() {
+    let app = App::ok();
+    let mut queue = queue(app.port()).env("LOCKKEEPER_DRAIN_QUIET_PERIOD", "30s").start();
+    queue.signal("TERM");
+    queue.logs("attempting to gracefully shutdown servers");
+    queue.signal("TERM");
+    assert_eq!(queue.exit().code(), Some(1));
+}
+
+/// 11: during the quiet period probes fail and requests, old and new connections alike, are served.
+#[test]
+fn given_a_quiet_period_when_terminated_then_probes_fail_and_requests_are_served() {
+    let app = App::ok();
+    let mut queue = queue(app.port()).env("LOCKKEEPER_DRAIN_QUIET_PERIOD", "1s").start();
+    let http = queue.http();
+    queue.signal("TERM");
+    eventually("probes fail", || {
+        let reply = get(http, "/", "User-Agent: kube-probe/1\r\nK-Network-Probe: queue\r\n");
+        (reply.status(), reply.text().as_str()) == (503, "shutting down\n")
+    });
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_millis(1500) {
+        assert_eq!(get(http, "/", "").status(), 200, "each request starts the quiet period anew");
+    }
+    let last = Instant::now();
+    assert_eq!(queue.exit().code(), Some(0));
+    assert!(last.elapsed() >= Duration::from_millis(900), "{:?}", last.elapsed());
+}
+
+/// Q1: requests in flight, of each protocol, are answered before it leaves.
+#[test]
+fn given_requests_in_flight_when_terminated_then_each_is_answered() {
+    let app = lockkeeper::local::app::App::start(local(0)).unwrap();
+    let mut queue = queue(app.addr().port()).start();
+    let http = queue.http();
+    let status = run(async {
+        let mut h1 = Connection::open(local(http), None, Protocol::Http1).await.unwrap();
+        let mut h2 = Connection::open(local(http), None, Protocol::Http2).await.unwrap();
+        let get =
+            |client: &Connection| client.request("GET", "hello", "/sse?n=16&ms=100").body(Outgoing::whole("")).unwrap();
+        let (first, second) = (get(&h1), get(&h2));
+        // Both have begun: now it may be told to leave.
+        let (first, second) = (h1.send(first).await.unwrap(), h2.send(second).await.unwrap());
+        queue.signal("TERM");
+        for response in [first, second] {
+            let answer = lockkeeper::local::client::read(response).await.unwrap();
+            assert!(answer.body.ends_with(b"data: 15\n\n"));
+        }
+        drop((h1, h2));
+        queue.exit()
+    });
+    assert_eq!(status.code(), Some(0));
+}
+
+/// Q1: traffic on kept and new connections while it leaves: not one request fails.
+#[test]
+fn given_steady_traffic_when_terminated_then_no_request_that_was_sent_is_lost() {
+    let app = App::ok();
+    let mut queue = queue(app.port()).env("LOCKKEEPER_DRAIN_QUIET_PERIOD", "200ms").start();
+    let http = queue.http();
+    let load = std::thread::spawn(move || {
+        let mut served = 0;
+        let start = Instant::now();
+        let mut client = Raw::plain(http);
+        // As an endpoint does that is taken out of the rotation after a while.
+        while start.elapsed() < Duration::from_millis(700) {
+            let reply = client.get("/", "").try_reply().expect("an answer to each request");
+            assert_eq!(reply.status(), 200);
+            served += 1;
+            if reply.header("connection").is_some_and(|value| value.eq_ignore_ascii_case("close")) {
+                client = Raw::plain(http);
+            }
+        }
+        served
+    });
+    eventually("traffic flows", || app.seen().len() > 10);
+    queue.signal("TERM");
+    assert!(load.join().unwrap() > 10);
+    assert_eq!(queue.exit().code(), Some(0));
+}
+
+/// Q1: a WebSocket lives through the drain until its caller ends it.
+#[test]
+fn given_an_open_websocket_when_terminated_then_it_lives_on_until_closed() {
+    let app = lockkeeper::local::app::App::start(local(0)).unwrap();
+    let mut queue = queue(app.addr().port()).start();
+    let mut client = Raw::plain(queue.http());
+    client.get(
+        "/ws",
+        "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: a\r\n",
+    );
+    assert_eq!(client.head().unwrap().status(), 101);
+    queue.signal("TERM");
+    queue.logs("attempting to gracefully shutdown servers");
+    for _ in 0..5 {
+        client.send([0x81, 0x81, 0, 0, 0, 0, b'x']);
+        assert_eq!(client.bytes(3), [0x81, 1, b'x']);
+    }
+    assert!(queue.poll().is_none(), "the WebSocket is in flight");
+    client.send([0x88, 0x80, 0, 0, 0, 0]);
+    assert_eq!(queue.exit().code(), Some(0));
+}
+
+/// Q1: HTTP/2 connections are told by GOAWAY.
+#[test]
+fn given_an_idle_http2_connection_when_terminated_then_it_gets_goaway() {
+    let app = App::ok();
+    let mut queue = queue(app.port()).start();
+    let mut stream = TcpStream::connect(local(queue.http())).unwrap();
+    std::io::Write::write_all(&mut stream, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").unwrap();
+    let mut header = [0; 9];
+    stream.read_exact(&mut header).unwrap();
+    queue.signal("TERM");
+    let mut types = vec![header[3]];
+    let mut rest = Vec::new();
+    let _ = stream.take(1 << 16).read_to_end(&mut rest);
+    let mut at = u32::from_be_bytes([0, header[0], header[1], header[2]]) as usize;
+    while let Some(frame) = rest.get(at..at + 9) {
+        types.push(frame[3]);
+        at += 9 + u32::from_be_bytes([0, frame[0], frame[1], frame[2]]) as usize;
+    }
+    assert!(types.contains(&7), "frame types {types:?}");
+}
+
+/// 4 and 14.21: the hook returns when the drain is over, with the signal that came in time.
+#[test]
+fn given_a_hook_and_a_signal_when_quiet_then_the_hook_is_answered_and_the_process_leaves() {
+    let app = App::ok();
+    let mut queue = queue(app.port()).env("LOCKKEEPER_DRAIN_QUIET_PERIOD", "1s").start();
+    let (admin, http) = (queue.admin(), queue.http());
+    let hook = std::thread::spawn(move || get(admin, "/wait-for-drain", "").status());
+    eventually("the drain began", || get(http, "/", "K-Network-Probe: probe\r\nK-Network-Hash: a\r\n").status() == 503);
+    queue.signal("TERM");
+    assert_eq!(hook.join().unwrap(), 200);
+    assert_eq!(queue.exit().code(), Some(0));
+}

@@ -1,0 +1,194 @@
+//! Section 8: statistics for the autoscaler, Prometheus, the request log, OTLP.
+use std::net::TcpListener;
+
+use crate::support::app::{App, ok, response};
+use crate::support::binary::{Binary, Builder, Stream, queue};
+use crate::support::client::{Raw, get};
+use crate::support::scrape::{Sample, prometheus, stat, sum};
+use crate::support::wait::{eventually, eventually_some};
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+fn observed(builder: Builder) -> (Binary, u16) {
+    let port = free_port();
+    let config = format!(r#"{{"requestMetrics":{{"protocol":"prometheus","endpoint":"127.0.0.1:{port}"}}}}"#);
+    let queue = builder.env("OBSERVABILITY_CONFIG", config).start();
+    eventually("the metrics port is open", || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
+    (queue, port)
+}
+
+/// 8.1: before the first report only the pod's name; then uptime grows by one a period.
+#[test]
+fn given_no_traffic_when_the_autoscaler_asks_then_pod_name_and_uptime() {
+    let app = App::ok();
+    let mut queue = queue(app.port()).start();
+    let port = queue.stats();
+    let stat = eventually_some("the first report", || Some(stat(port)).filter(|stat| stat.uptime() > 0.0));
+    assert_eq!(stat.pod_name, "hello-00001-deployment-0");
+    assert!((0.9..10.0).contains(&stat.uptime()), "{stat:?}");
+    assert_eq!((stat.requests(), stat.concurrency()), (0.0, 0.0));
+}
+
+/// 8.1: three held requests, one of them through the activator.
+#[test]
+fn given_held_requests_when_the_autoscaler_asks_then_concurrency_counts_waiting_ones_and_the_proxied_part() {
+    let app = App::start(|conn| {
+        conn.request();
+        conn.wait_close();
+    });
+    let mut queue = queue(app.port()).env("CONTAINER_CONCURRENCY", 1).start();
+    let (http, port) = (queue.http(), queue.stats());
+    let mut held: Vec<Raw> = (0..3).map(|_| Raw::plain(http)).collect();
+    held[0].get("/", "K-Proxy-Request: activator\r\n");
+    held[1].get("/", "");
+    held[2].get("/", "");
+    let stat = eventually_some("a full period", || Some(stat(port)).filter(|stat| stat.concurrency() > 2.99));
+    assert!((stat.concurrency() - 3.0).abs() < 0.01, "{stat:?}");
+    assert!((stat.proxied_concurrency() - 1.0).abs() < 0.01, "{stat:?}");
+}
+
+/// 8.1: arrivals add up over the periods; probes are none of them.
+#[test]
+fn given_requests_and_probes_when_periods_pass_then_only_requests_were_counted() {
+    let app = App::ok();
+    let mut queue = queue(app.port()).start();
+    let (http, port) = (queue.http(), queue.stats());
+    for _ in 0..20 {
+        assert_eq!(get(http, "/", "K-Proxy-Request: activator\r\n").status(), 200);
+        get(http, "/", "User-Agent: kube-probe/1\r\nK-Network-Probe: queue\r\n");
+    }
+    let (mut uptime, mut requests, mut proxied) = (0.0, 0.0, 0.0);
+    eventually("all were reported", || {
+        let stat = stat(port);
+        if stat.uptime() > uptime {
+            (uptime, requests, proxied) =
+                (stat.uptime(), requests + stat.requests(), proxied + stat.proxied_requests());
+        }
+        requests >= 20.0
+    });
+    assert_eq!((requests, proxied), (20.0, 20.0));
+}
+
+/// 8.2: names, labels and buckets as scraped from the original.
+#[test]
+fn given_prometheus_when_scraped_then_names_and_labels_are_the_originals() {
+    let app = App::each(|head, _| match head.target() {
+        "/404" => response("404 Not Found", &[], ""),
+        _ => ok("ok"),
+    });
+    let (mut queue, port) = observed(queue(app.port()).env("CONTAINER_CONCURRENCY", 10));
+    get(queue.http(), "/", "Knative-Serving-Tag: blue\r\n");
+    get(queue.http(), "/404", "");
+    let page = prometheus(port);
+    let count = |name: &str, labels: &[(&str, &str)]| sum(&page, name, labels);
+    assert_eq!(
+        count("kn_serving_invocation_duration_seconds_count", &[("http_response_status_code", "404")]),
+        Some(1.0)
+    );
+    let server = [
+        ("http_request_method", "GET"),
+        ("http_response_status_code", "200"),
+        ("kn_route_tag", "blue"),
+        ("network_protocol_name", "http"),
+        ("network_protocol_version", "1.1"),
+        ("url_scheme", "http"),
+    ];
+    assert_eq!(count("http_server_request_duration_seconds_count", &server), Some(1.0));
+    assert!(count("http_client_request_duration_seconds_count", &[("server_address", "127.0.0.1")]).is_some());
+    for name in ["http_server_request_body_size_bytes_count", "http_server_response_body_size_bytes_count"] {
+        assert!(count(name, &[]).is_some(), "{name}");
+    }
+    assert!(count("http_server_request_duration_seconds_bucket", &[("le", "0.075")]).is_some());
+    assert!(count("target_info", &[("kn_revision_name", "hello-00001")]).is_some());
+    for name in ["process_cpu_seconds_total", "process_resident_memory_bytes", "kn_serving_queue_depth"] {
+        assert!(count(name, &[]).is_some(), "{name}");
+    }
+}
+
+/// O2: a client cannot create series.
+#[test]
+fn given_random_hosts_methods_and_paths_when_scraped_then_at_most_64_series_an_instrument() {
+    let app = App::ok();
+    let (mut queue, port) = observed(queue(app.port()));
+    let mut client = Raw::plain(queue.http());
+    for n in 0..2000 {
+        let request =
+            format!("M{n} /p{n} HTTP/1.1\r\nHost: h{n}.example.com:{}\r\nKnative-Serving-Tag: t{n}\r\n\r\n", n + 1);
+        assert_eq!(client.send(request).reply().status(), 200);
+    }
+    let page = prometheus(port);
+    let mut per_name = std::collections::BTreeMap::<&str, usize>::new();
+    for Sample { name, labels, .. } in &page {
+        if !labels.contains_key("le") {
+            *per_name.entry(name).or_default() += 1;
+        }
+    }
+    assert!(per_name.values().all(|count| *count <= 64), "{per_name:?}");
+    assert_eq!(sum(&page, "http_server_request_duration_seconds_count", &[]), Some(2000.0), "none is lost");
+}
+
+/// 8.4: the default template, byte for byte but for times and ports.
+#[test]
+fn given_the_request_log_when_a_request_ends_then_the_default_line_is_written() {
+    let app = App::ok();
+    let mut queue = queue(app.port()).env("OBSERVABILITY_CONFIG", r#"{"enableRequestLog":true}"#).start();
+    get(queue.http(), "/echo?x=1", "User-Agent: ua\"x\r\nReferer: http://r/\r\n");
+    let line = queue.logs("httpRequest");
+    assert!(queue.log.of(Stream::Stdout).contains(&line), "on stdout");
+    let json: serde_json::Value = serde_json::from_str(&line).unwrap();
+    let request = &json["httpRequest"];
+    assert_eq!(request["requestMethod"], "GET");
+    assert_eq!(request["requestUrl"], "/echo?x=1");
+    assert_eq!((&request["status"], &request["responseSize"]), (&200.into(), &"2".into()));
+    assert_eq!((&request["userAgent"], &request["protocol"]), (&"ua\"x".into(), &"HTTP/1.1".into()));
+    assert!(line.contains(r"x\u003D1"), "js escapes as Go does: {line}");
+}
+
+/// 8.4: fields, functions and the trace id that came in.
+#[test]
+fn given_a_template_of_its_own_when_a_request_ends_then_it_is_filled() {
+    let app = App::ok();
+    let config = serde_json::json!({
+        "enableRequestLog": true,
+        "requestLogTemplate": "LINE {{.Request.Header.Get \"X-A\"}} {{.Revision.Name}} {{.Response.Code}} {{.TraceID}}",
+    });
+    let mut queue = queue(app.port()).env("OBSERVABILITY_CONFIG", config).start();
+    get(queue.http(), "/", "X-A: a\r\ntraceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\n");
+    assert_eq!(queue.logs("LINE "), "LINE a hello-00001 200 0af7651916cd43dd8448eb211c80319c");
+}
+
+/// 8.5: metrics are pushed to a collector, in protobuf, to the default path.
+#[test]
+fn given_an_otlp_endpoint_when_metrics_are_due_then_the_collector_gets_them() {
+    let collector = App::each(|_, _| ok(""));
+    let app = App::ok();
+    let endpoint = format!("http://127.0.0.1:{}", collector.port());
+    let config = format!(
+        r#"{{"requestMetrics":{{"protocol":"http/protobuf","endpoint":"{endpoint}","exportInterval":200000000}}}}"#
+    );
+    let mut queue = queue(app.port()).env("OBSERVABILITY_CONFIG", config).start();
+    get(queue.http(), "/", "");
+    eventually("a push", || !collector.seen().is_empty());
+    let head = collector.last();
+    assert_eq!((head.method(), head.target()), ("POST", "/v1/metrics"));
+    assert_eq!(head.get("content-type"), Some("application/x-protobuf"));
+}
+
+/// 8.5: spans continue the trace that came in; the application sees the client span's id.
+#[test]
+fn given_tracing_when_a_request_passes_then_the_trace_goes_on() {
+    let collector = App::each(|_, _| ok(""));
+    let app = App::ok();
+    let endpoint = format!("http://127.0.0.1:{}", collector.port());
+    let config = format!(r#"{{"tracing":{{"protocol":"http/protobuf","endpoint":"{endpoint}","samplingRate":1}}}}"#);
+    let mut queue = queue(app.port()).env("OBSERVABILITY_CONFIG", config).start();
+    get(queue.http(), "/", "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\n");
+    let parent = app.last().get("traceparent").unwrap().to_owned();
+    assert!(parent.starts_with("00-0af7651916cd43dd8448eb211c80319c-"), "{parent}");
+    assert!(!parent.contains("b7ad6b7169203331"), "the parent is our client span");
+    queue.signal("TERM");
+    assert_eq!(queue.exit().code(), Some(0));
+    assert!(collector.seen().iter().any(|head| head.target() == "/v1/traces"), "flushed at the end");
+}

@@ -1,0 +1,73 @@
+//! Certificates for tests, and what a client needs to check them.
+use std::path::Path;
+use std::sync::Arc;
+
+use lockkeeper::local::client::Trust;
+use lockkeeper::local::pki::{Authority, Leaf, Mount};
+use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
+
+/// The name that callers of the queue expect in tests.
+pub const NAME: &str = "kn-user-default";
+
+/// A CA and a directory as the kubelet mounts it.
+pub struct Pki {
+    /// The CA.
+    pub authority: Authority,
+    /// The directory.
+    pub mount: Mount,
+    _dir: tempfile::TempDir,
+    serial: u64,
+}
+
+impl Pki {
+    /// A CA and an empty directory.
+    pub fn empty() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mount = Mount::create(&dir.path().join("certs")).unwrap();
+        Self { authority: Authority::mint("lockkeeper tests").unwrap(), mount, _dir: dir, serial: 0x1000 }
+    }
+
+    /// A CA and a first leaf in place.
+    pub fn new() -> Self {
+        let mut pki = Self::empty();
+        pki.rotate();
+        pki
+    }
+
+    /// A new leaf that is not in place yet.
+    pub fn leaf(&mut self) -> Leaf {
+        self.serial += 1;
+        self.authority.leaf(&[NAME, "localhost"], self.serial).unwrap()
+    }
+
+    /// Swaps in a new leaf; its serial number.
+    pub fn rotate(&mut self) -> String {
+        let leaf = self.leaf();
+        self.mount.publish_leaf(&leaf, &self.authority).unwrap();
+        leaf.serial
+    }
+
+    /// The directory.
+    pub fn dir(&self) -> &Path {
+        self.mount.path()
+    }
+
+    /// What a caller expects.
+    pub fn trust(&self) -> Trust {
+        Trust::new(self.authority.der(), NAME)
+    }
+
+    /// A client's settings for [`super::client::Raw::tls`].
+    pub fn client(&self, versions: &[&'static SupportedProtocolVersion], alpn: &[&str]) -> ClientConfig {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.authority.der().to_vec().into()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut config = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(versions)
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+        config
+    }
+}
