@@ -115,10 +115,13 @@ async fn serve(mut asked: mpsc::UnboundedReceiver<Ask>, mut containers: Vec<Cont
     }
 }
 
+/// A container's part of a round.
+type Running<'c> = Pin<Box<dyn Future<Output = Result<(), Option<Complaint>>> + Send + 'c>>;
+
 /// Tries all containers at once; what is wrong, if anything is. The list may be empty: not ready, but nothing to say.
 async fn round(containers: &mut [Container]) -> Option<Vec<Complaint>> {
-    let mut tries: Vec<Option<Pin<Box<dyn Future<Output = Result<(), Option<Complaint>>> + Send + '_>>>> =
-        containers.iter_mut().map(|container| Some(Box::pin(container.run()) as Pin<Box<_>>)).collect();
+    let mut tries: Vec<Option<Running<'_>>> =
+        containers.iter_mut().map(|container| Some(Box::pin(container.run()) as Running<'_>)).collect();
     let mut complaints = Vec::new();
     let mut is_ready = true;
     poll_fn(|cx| {
