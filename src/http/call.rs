@@ -35,7 +35,9 @@ impl Connection {
     /// A connection from `peer`.
     #[must_use]
     pub fn new(peer: SocketAddr, tls: bool, port: PortId) -> Self {
-        let ip = peer.ip().to_canonical().to_string();
+        // A dual-stack listener gives IPv4 callers as ::ffff:a.b.c.d.
+        let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+        let ip = peer.ip().to_string();
         Self {
             peer,
             peer_ip: HeaderValue::try_from(ip).unwrap_or(HeaderValue::from_static("unknown")),
