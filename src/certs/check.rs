@@ -9,7 +9,8 @@ use rustls::pki_types::UnixTime;
 use time::OffsetDateTime;
 
 use crate::tls::client_auth::ROUTING_SAN;
-use crate::tls::error::Error;
+use crate::tls::error::{Error, Reason};
+use crate::tls::expiry::date;
 use crate::tls::identity::{self, Identity};
 use crate::tls::policy::Policy;
 use crate::tls::source_dir::{Directory, Found};
@@ -87,13 +88,13 @@ fn leaf(identity: &Identity, expected: &str, findings: &mut Vec<Finding>) {
         findings.push(bad(format!("its key is {}", leaf.key), "use RSA from 2048 bits, ECDSA or Ed25519"));
     }
     if leaf.not_after < now {
-        findings.push(bad(format!("it expired at {}", leaf.not_after), "renew it"));
+        findings.push(bad(format!("it expired at {}", date(leaf.not_after)), "renew it"));
     } else if now < leaf.not_before {
-        findings.push(bad(format!("it is not valid before {}", leaf.not_before), "wait, or compare the clocks"));
+        findings.push(bad(format!("it is not valid before {}", date(leaf.not_before)), "wait, or compare the clocks"));
     } else if let Some(warning) = expiry::Watch::default().due(leaf, now) {
         findings.push(Finding::Warning(warning));
     } else {
-        findings.push(Finding::Good(format!("it is valid until {}", leaf.not_after)));
+        findings.push(Finding::Good(format!("it is valid until {}", date(leaf.not_after))));
     }
 }
 
@@ -116,6 +117,11 @@ fn chain(identity: &Identity, trusted: &trust::Store, dir: &Path, expected: &str
         Ok(()) => findings.push(Finding::Good("a peer that trusts ca.crt accepts it".to_owned())),
         Err(error) => {
             let error = Error::from_rustls(&error);
+            // The name is the last thing that is checked, and has its finding already.
+            if error.reason() == Reason::SanMismatch {
+                findings.push(Finding::Good("its chain leads to ca.crt".to_owned()));
+                return;
+            }
             let remedy = "make tls.crt the leaf followed by its intermediates, issued by an authority in ca.crt, for \
                           server authentication";
             findings.push(bad(format!("a peer that trusts ca.crt refuses it: {error} ({})", error.token()), remedy));

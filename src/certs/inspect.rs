@@ -16,6 +16,7 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme};
 use time::OffsetDateTime;
 
+use crate::tls::expiry::date;
 use crate::tls::identity::Leaf;
 use crate::tls::{pem, san};
 
@@ -89,8 +90,8 @@ fn describe(number: usize, der: &CertificateDer<'_>) -> String {
                 "  {number}. {subject}\n     issuer: {}\n     names: {}\n     valid: {} to {} ({left})\n     key: {}{}\n     serial: {}\n",
                 or_nothing(&facts.issuer),
                 san::in_words(&facts.names),
-                facts.not_before,
-                facts.not_after,
+                date(facts.not_before),
+                date(facts.not_after),
                 facts.key,
                 if facts.key.is_supported() { "" } else { " (too weak or unknown: peers refuse it)" },
                 facts.serial,

@@ -40,8 +40,8 @@ struct ForRole {
     /// The role that shows the certificate.
     #[arg(long, value_enum, default_value_t = Role::Queue)]
     role: Role,
-    /// The namespace of a queue.
-    #[arg(long, required_if_eq("role", "queue"))]
+    /// The namespace of a queue; required for that role.
+    #[arg(long)]
     namespace: Option<String>,
 }
 
@@ -93,11 +93,15 @@ impl Command {
         let outcome = match self.what {
             What::Mint(mint) => mint.run().map(|text| (text, true)),
             What::Show { target } => inspect::show(&target).map(|text| (text, true)),
-            What::Check { dir, role } => {
-                let expected = san(role.role, role.namespace.as_deref().unwrap_or_default());
-                let findings = check::directory(&dir, &expected);
-                Ok((in_words(&findings), check::works(&findings)))
-            }
+            What::Check { dir, role } => match (role.role, role.namespace.as_deref().unwrap_or_default()) {
+                (Role::Queue, "") => {
+                    Err("--namespace is required for the role queue: its name depends on it".to_owned())
+                }
+                (role, namespace) => {
+                    let findings = check::directory(&dir, &san(role, namespace));
+                    Ok((in_words(&findings), check::works(&findings)))
+                }
+            },
         };
         match outcome {
             Ok((text, good)) => {

@@ -1,6 +1,7 @@
 //! How long certificates still live, and a warning before they don't.
 //!
 //! Called by the source of an identity with each look at its files (control side).
+use time::format_description::well_known::Rfc3339;
 use time::{Duration, OffsetDateTime};
 
 use crate::tls::identity::Leaf;
@@ -12,6 +13,11 @@ const REPEAT: Duration = Duration::DAY;
 /// Seconds until `not_after`; negative when it is past.
 pub fn seconds_left(not_after: OffsetDateTime, now: OffsetDateTime) -> i64 {
     (not_after - now).whole_seconds()
+}
+
+/// A moment for people, as RFC 3339 writes it.
+pub fn date(moment: OffsetDateTime) -> String {
+    moment.format(&Rfc3339).unwrap_or_else(|_| moment.to_string())
 }
 
 /// Remembers when it last warned, and about which certificate.
@@ -38,10 +44,10 @@ impl Watch {
         self.warned = Some((leaf.serial.clone(), now));
         let names = san::in_words(&leaf.names);
         Some(match left.is_negative() {
-            true => format!("The certificate for {names} expired at {}; peers refuse it", leaf.not_after),
+            true => format!("The certificate for {names} expired at {}; peers refuse it", date(leaf.not_after)),
             false => format!(
                 "The certificate for {names} expires at {}, less than a third of its life is left; is it being renewed?",
-                leaf.not_after
+                date(leaf.not_after)
             ),
         })
     }

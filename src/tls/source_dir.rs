@@ -301,11 +301,15 @@ impl Directory {
     fn out_of_time(&self, leaf: &identity::Leaf, now: OffsetDateTime) -> Option<Rejection> {
         let dir = self.path.display();
         if leaf.not_after < now {
-            let detail = format!("the new certificate in {dir} is refused: it expired at {}", leaf.not_after);
+            let detail =
+                format!("the new certificate in {dir} is refused: it expired at {}", expiry::date(leaf.not_after));
             return Some(Rejection { reason: Reason::Expired, detail });
         }
         if now < leaf.not_before {
-            let detail = format!("the new certificate in {dir} is refused: it is not valid before {}", leaf.not_before);
+            let detail = format!(
+                "the new certificate in {dir} is refused: it is not valid before {}",
+                expiry::date(leaf.not_before)
+            );
             return Some(Rejection { reason: Reason::NotYetValid, detail });
         }
         None

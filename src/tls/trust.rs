@@ -17,6 +17,7 @@ use rustls::pki_types::CertificateDer;
 use time::OffsetDateTime;
 use tokio::sync::watch;
 
+use crate::tls::expiry::date;
 use crate::tls::identity::Leaf;
 use crate::tls::pem;
 
@@ -231,7 +232,7 @@ fn anchor(source: &str, content: pem::Content, now: OffsetDateTime) -> Result<An
     let facts = Leaf::of(&der)?;
     // webpki does not look at an anchor's dates, Go does: an expired authority vouches for nobody.
     if facts.not_after < now {
-        return Err(format!("{} expired at {}", facts.subject, facts.not_after));
+        return Err(format!("{} expired at {}", facts.subject, date(facts.not_after)));
     }
     Ok(Anchor { source: source.to_owned(), subject: facts.subject, not_after: facts.not_after, der })
 }
