@@ -4,3 +4,4 @@
 //! of them can delay a request.
 
 pub mod listener;
+pub mod push;

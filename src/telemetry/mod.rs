@@ -2,13 +2,15 @@
 //!
 //! Control side and data side write logs ([`log`]) through a non-blocking [`writer`]: a reader of stdout that stalls
 //! costs lines, never requests; so does the [`request_log`]. Metrics are kept per worker ([`histogram`], [`series`]) and summed when somebody asks
-//! ([`registry`]); the spans of [`trace`] wait in a queue for the control side. What is on and where it goes comes from [`observability`].
+//! ([`registry`]); the spans of [`trace`] wait in a queue for the control side, and [`otlp`]
+//! makes messages of both. What is on and where it goes comes from [`observability`].
 
 pub(crate) mod go_format;
 pub mod histogram;
 pub(crate) mod json;
 pub mod log;
 pub mod observability;
+pub mod otlp;
 pub mod registry;
 pub mod request_log;
 pub mod series;
