@@ -89,6 +89,39 @@ fn given_an_application_that_closes_after_each_answer_when_thousands_post_then_a
     assert_eq!(app.seen().len(), ROUNDS, "no request was taken twice");
 }
 
+/// Q2 at its worst: the application closes while the next request is on its way, having read none of it. It delays
+/// its close by a little more each time, so that some closes fall before, some onto and some after the request.
+#[test]
+fn given_closes_that_race_with_the_next_request_when_thousands_post_then_none_is_a_502() {
+    const ROUNDS: usize = 1500;
+    let app = App::start(|conn| {
+        if let Some((_, body)) = conn.request() {
+            conn.send(ok(&String::from_utf8_lossy(&body.bytes)));
+            // 0 to 300 microseconds: the time that the next request takes to arrive.
+            let until = std::time::Instant::now() + std::time::Duration::from_micros((conn.index as u64 * 7) % 300);
+            while std::time::Instant::now() < until {
+                std::hint::spin_loop();
+            }
+        }
+    });
+    let mut queue = queue(app.port()).start();
+    let mut client = Raw::plain(queue.http());
+    let mut failed = Vec::new();
+    for round in 0..ROUNDS {
+        let body = format!("round {round}");
+        match client.post("/", &body).try_reply() {
+            Some(reply) if reply.status() == 200 && reply.text() == body => {}
+            Some(reply) => failed.push((round, reply.status())),
+            None => {
+                failed.push((round, 0));
+                client = Raw::plain(queue.http());
+            }
+        }
+    }
+    assert!(failed.is_empty(), "{} of {ROUNDS} failed: {:?}", failed.len(), &failed[..failed.len().min(5)]);
+    assert_eq!(app.seen().len(), ROUNDS, "no request was taken twice");
+}
+
 /// 3.4: a reused connection that closes *after* the request was taken: safe methods are sent again.
 #[test]
 fn given_a_reused_connection_that_ends_unanswered_when_it_was_a_get_then_it_is_sent_again() {

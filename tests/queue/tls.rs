@@ -172,3 +172,59 @@ fn given_handshakes_that_fail_when_they_are_over_then_the_application_saw_nothin
     assert!(app.seen().is_empty());
     assert!(serial(port, &pki.trust()).is_ok());
 }
+
+/// Mutual TLS, `require`: only a certificate of the CA with a configured name (default `kn-routing`) is served.
+#[test]
+fn given_client_certificates_are_required_when_callers_come_then_only_the_configured_name_is_served() {
+    let (app, pki) = (App::ok(), Pki::new());
+    let mut queue = queue(app.port()).certs(pki.dir()).env("LOCKKEEPER_CLIENT_AUTH", "require").start();
+    let port = queue.tls();
+    let stranger = Authority::mint("stranger").unwrap();
+    let mut ask = |config| Raw::tls(port, config, NAME).get("/", "").try_reply().map(|reply| reply.status());
+
+    assert_eq!(ask(pki.client_as(&pki.authority, "kn-routing")), Some(200));
+    assert_eq!(ask(pki.client(&[&TLS13], &[])), None, "without a certificate");
+    assert_eq!(ask(pki.client_as(&pki.authority, "kn-user-other")), None, "with another name");
+    assert_eq!(ask(pki.client_as(&stranger, "kn-routing")), None, "from another CA");
+    assert_eq!(app.seen().len(), 1);
+}
+
+/// Mutual TLS, `request`: a caller without a certificate is served, one with a wrong one is not.
+#[test]
+fn given_client_certificates_are_requested_when_callers_come_then_none_is_fine_and_a_wrong_one_is_not() {
+    let (app, pki) = (App::ok(), Pki::new());
+    let mut queue = queue(app.port()).certs(pki.dir()).env("LOCKKEEPER_CLIENT_AUTH", "request").start();
+    let port = queue.tls();
+    let stranger = Authority::mint("stranger").unwrap();
+    let mut ask = |config| Raw::tls(port, config, NAME).get("/", "").try_reply().map(|reply| reply.status());
+
+    assert_eq!(ask(pki.client(&[&TLS13], &[])), Some(200));
+    assert_eq!(ask(pki.client_as(&pki.authority, "kn-routing")), Some(200));
+    assert_eq!(ask(pki.client_as(&stranger, "kn-routing")), None);
+}
+
+/// T4, strict mode: plaintext only from this machine's loopback and kubelet's probes; TLS from everywhere.
+#[test]
+fn given_strict_mode_when_plaintext_comes_from_elsewhere_then_it_is_refused_but_for_probes() {
+    let Some(address) = own_address() else {
+        eprintln!("no address but loopback here: nothing to see");
+        return;
+    };
+    let (app, pki) = (App::ok(), Pki::new());
+    let mut queue = queue(app.port()).certs(pki.dir()).env("LOCKKEEPER_STRICT", "true").start();
+    queue.tls();
+    let http = queue.http();
+    let elsewhere = |headers: &str| Raw::plain_at((address, http).into()).get("/", headers).reply().status();
+
+    assert_eq!(get(http, "/", "").status(), 200, "from loopback");
+    assert_eq!(elsewhere(""), 403);
+    assert_eq!(elsewhere("User-Agent: kube-probe/1\r\nK-Network-Probe: queue\r\n"), 200);
+    assert_eq!(app.seen().len(), 1);
+}
+
+/// An address of this machine that is not loopback. Nothing is sent: the kernel only picks a route.
+fn own_address() -> Option<std::net::IpAddr> {
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0").ok()?;
+    socket.connect("192.0.2.1:9").ok()?;
+    Some(socket.local_addr().ok()?.ip()).filter(|ip| !ip.is_loopback() && !ip.is_unspecified())
+}

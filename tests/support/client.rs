@@ -56,7 +56,13 @@ impl Raw {
     /// A plain connection.
     #[track_caller]
     pub fn plain(port: u16) -> Self {
-        let socket = TcpStream::connect(local(port)).expect("the port is open");
+        Self::plain_at(local(port))
+    }
+
+    /// A plain connection to any address.
+    #[track_caller]
+    pub fn plain_at(addr: SocketAddr) -> Self {
+        let socket = TcpStream::connect(addr).expect("the port is open");
         let _ = socket.set_nodelay(true);
         socket.set_read_timeout(socket_timeout()).unwrap();
         Self { reader: Reader::new(Box::new(socket.try_clone().unwrap())), socket }

@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use lockkeeper::local::client::Trust;
 use lockkeeper::local::pki::{Authority, Leaf, Mount};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
 
 /// The name that callers of the queue expect in tests.
@@ -69,5 +71,17 @@ impl Pki {
             .with_no_client_auth();
         config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
         config
+    }
+
+    /// A client with a certificate of its own for `name`, issued by `authority`.
+    pub fn client_as(&self, authority: &Authority, name: &str) -> ClientConfig {
+        let leaf = authority.leaf(&[name], 1).unwrap();
+        let chain = CertificateDer::pem_slice_iter(leaf.chain.as_bytes()).collect::<Result<_, _>>().unwrap();
+        let key = PrivateKeyDer::from_pem_slice(leaf.key.as_bytes()).unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(self.authority.der().to_vec().into()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        builder.with_root_certificates(roots).with_client_auth_cert(chain, key).unwrap()
     }
 }
