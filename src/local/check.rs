@@ -93,7 +93,7 @@ impl Steps {
 
     fn line(&self, name: &str, seen: &Seen, start: Instant) {
         let milliseconds = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let mut text = format!("ok    {name:<26} {}", seen.what);
+        let mut text = format!("ok    {name:<28} {}", seen.what);
         let mut fields: Vec<(&str, Value)> =
             vec![("check", name.into()), ("ok", true.into()), ("what", seen.what.as_str().into())];
         if let Some(peer) = &seen.peer {

@@ -67,7 +67,8 @@ fn given_bad_pairs_when_they_are_swapped_in_then_the_old_one_serves_and_the_log_
     let mut queue = queue(app.port()).certs(pki.dir()).start();
     let port = queue.tls();
     let (one, two) = (pki.leaf(), pki.leaf());
-    let bad: [(&str, &[(&str, &[u8])]); 4] = [
+    type Files<'a> = &'a [(&'a str, &'a [u8])];
+    let bad: [(&str, Files<'_>); 4] = [
         ("junk", &[("tls.crt", b"junk"), ("tls.key", b"junk")]),
         ("mismatch", &[("tls.crt", one.chain.as_bytes()), ("tls.key", two.key.as_bytes())]),
         ("no key", &[("tls.crt", one.chain.as_bytes()), ("other", b"")]),
@@ -180,7 +181,7 @@ fn given_client_certificates_are_required_when_callers_come_then_only_the_config
     let mut queue = queue(app.port()).certs(pki.dir()).env("LOCKKEEPER_CLIENT_AUTH", "require").start();
     let port = queue.tls();
     let stranger = Authority::mint("stranger").unwrap();
-    let mut ask = |config| Raw::tls(port, config, NAME).get("/", "").try_reply().map(|reply| reply.status());
+    let ask = |config| Raw::tls(port, config, NAME).get("/", "").try_reply().map(|reply| reply.status());
 
     assert_eq!(ask(pki.client_as(&pki.authority, "kn-routing")), Some(200));
     assert_eq!(ask(pki.client(&[&TLS13], &[])), None, "without a certificate");
@@ -196,7 +197,7 @@ fn given_client_certificates_are_requested_when_callers_come_then_none_is_fine_a
     let mut queue = queue(app.port()).certs(pki.dir()).env("LOCKKEEPER_CLIENT_AUTH", "request").start();
     let port = queue.tls();
     let stranger = Authority::mint("stranger").unwrap();
-    let mut ask = |config| Raw::tls(port, config, NAME).get("/", "").try_reply().map(|reply| reply.status());
+    let ask = |config| Raw::tls(port, config, NAME).get("/", "").try_reply().map(|reply| reply.status());
 
     assert_eq!(ask(pki.client(&[&TLS13], &[])), Some(200));
     assert_eq!(ask(pki.client_as(&pki.authority, "kn-routing")), Some(200));
