@@ -21,6 +21,8 @@ enum Command {
     /// The sidecar in each revision's pod, in place of Knative's queue-proxy (what runs without a command).
     Queue(queue::Command),
     Local(local::Command),
+    /// Mint, show and check certificates.
+    Certs(certs::Command),
 }
 
 /// Parses the arguments and runs the role.
@@ -30,5 +32,6 @@ pub fn run() -> ExitCode {
     match Cli::parse().command.unwrap_or(Command::Queue(queue::Command {})) {
         Command::Queue(command) => command.run(),
         Command::Local(command) => command.run(),
+        Command::Certs(command) => command.run(),
     }
 }

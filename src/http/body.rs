@@ -266,6 +266,14 @@ impl Outbound {
     }
 }
 
+impl Outbound {
+    /// No body, for a request whose body has ended already.
+    #[must_use]
+    pub fn none(call: Rc<Call>) -> Self {
+        Self { incoming: None, call, wait: None }
+    }
+}
+
 impl http_body::Body for Outbound {
     type Data = Bytes;
     type Error = hyper::Error;

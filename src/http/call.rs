@@ -10,6 +10,7 @@ use http::HeaderValue;
 use super::body::Watches;
 use super::stream::Interim;
 use super::tunnel::Ready;
+use crate::telemetry::trace::RequestTrace;
 use crate::worker::PortId;
 
 /// One downstream connection, shared by its requests.
@@ -64,6 +65,8 @@ pub struct Call {
     pub go_ahead: Cell<bool>,
     /// Why lockkeeper answered, or cut the response, in place of the application: the cause's token.
     pub cause: Cell<Option<&'static str>>,
+    /// The request's spans, while tracing is on.
+    pub trace: RefCell<Option<Box<RequestTrace>>>,
     /// Called gRPC: errors that we make carry `grpc-status`.
     pub grpc: Cell<bool>,
 }
@@ -79,6 +82,7 @@ impl Call {
             request_ended: Cell::new(false),
             go_ahead: Cell::new(true),
             cause: Cell::new(None),
+            trace: RefCell::new(None),
             grpc: Cell::new(false),
         }
     }

@@ -4,7 +4,7 @@
 //! that saves a few wake-ups a request. Between requests nothing drives it, so it is looked at before it is used
 //! again, and once a second by [`Pool::sweep`].
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::body::Outbound;
@@ -56,6 +57,18 @@ pub struct Pool {
     idle: RefCell<VecDeque<(Instant, Box<H1>)>>,
     h2: RefCell<Option<http2::SendRequest<Outbound>>>,
     h2_connecting: tokio::sync::Semaphore,
+    speaks: Cell<Speaks>,
+}
+
+/// What is known of the application's protocols, for callers that come by HTTP/2.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Speaks {
+    /// Nothing yet.
+    Unknown,
+    /// It answered over HTTP/2.
+    Http2,
+    /// It answered the preface of HTTP/2 with HTTP/1.
+    Http1Only,
 }
 
 struct H1 {
@@ -88,6 +101,7 @@ impl Pool {
             idle: RefCell::default(),
             h2: RefCell::default(),
             h2_connecting: tokio::sync::Semaphore::new(1),
+            speaks: Cell::new(Speaks::Unknown),
         })
     }
 
@@ -101,7 +115,10 @@ impl Pool {
     }
 
     async fn connect(&self) -> io::Result<TcpStream> {
-        let socket = TcpStream::connect(self.address).await?;
+        let socket = TcpStream::connect(self.address).await.inspect_err(|_| {
+            // Another application may come up in its place.
+            self.speaks.set(Speaks::Unknown);
+        })?;
         let _ = socket.set_nodelay(true);
         Ok(socket)
     }
@@ -185,7 +202,10 @@ impl Pool {
         for _ in 0..2 {
             let mut send = self.h2().await?;
             match send.try_send_request(request).await {
-                Ok(response) => return Ok(response),
+                Ok(response) => {
+                    self.speaks.set(Speaks::Http2);
+                    return Ok(response);
+                }
                 Err(mut error) => match take_unsent(&mut error) {
                     Some(unsent) => {
                         *self.h2.borrow_mut() = None;
@@ -196,6 +216,31 @@ impl Pool {
             }
         }
         Err(Failed::Connect(io::ErrorKind::ConnectionReset.into()))
+    }
+
+    /// What is known of the application's protocols.
+    #[must_use]
+    pub fn speaks(&self) -> Speaks {
+        self.speaks.get()
+    }
+
+    /// After a failure over HTTP/2: does the application answer the preface with HTTP/1? Asked on a connection of its
+    /// own, at most until the application has answered over HTTP/2 once.
+    pub async fn refuses_h2(&self) -> bool {
+        // The preface and an empty SETTINGS frame (RFC 9113 section 3.4).
+        const HELLO: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+        let ask = async {
+            let mut socket = self.connect().await.ok()?;
+            socket.write_all(HELLO).await.ok()?;
+            let mut first = [0; 5];
+            socket.read_exact(&mut first).await.ok()?;
+            Some(&first == b"HTTP/")
+        };
+        let refuses = tokio::time::timeout(limits::CONTINUE_WAIT, ask).await.ok().flatten().unwrap_or(false);
+        if refuses {
+            self.speaks.set(Speaks::Http1Only);
+        }
+        refuses
     }
 
     async fn h2(&self) -> Result<http2::SendRequest<Outbound>, Failed> {

@@ -115,7 +115,9 @@ fn cleaned(path: &str) -> String {
             part => parts.push(part),
         }
     }
-    format!("/{}", parts.join("/"))
+    // A slash at the end stays: `/wait-for-drain/` is another path.
+    let end = if path.ends_with('/') && !parts.is_empty() { "/" } else { "" };
+    format!("/{}{end}", parts.join("/"))
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ pub mod admin;
 pub mod breaker;
 pub mod config;
 pub mod drain;
+pub mod export;
 pub mod layer;
 pub mod metrics;
 pub mod readiness;

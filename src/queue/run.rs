@@ -16,13 +16,14 @@ use super::drain::{Drainer, Settings, Stage};
 use super::layer::observe::RequestLog;
 use super::metrics::{self, Metrics};
 use super::serve::{self, Shared};
-use super::{admin, readiness, statistics::Statistics};
+use super::{admin, export, readiness, statistics::Statistics};
 use crate::config::env::Env;
 use crate::control::listener::{self, TlsNow};
 use crate::http::upstream::Limits;
 use crate::lifecycle::drain::Drain;
 use crate::telemetry::observability::{self, MetricsExport, Observability, Prometheus, PrometheusTls};
 use crate::telemetry::request_log::{RevisionFacts, Template};
+use crate::telemetry::trace::Tracer;
 use crate::telemetry::{log, writer};
 use crate::tls::client_auth::{Allowed, ClientAuth};
 use crate::tls::policy::Policy;
@@ -115,6 +116,7 @@ async fn start(config: Config, env: &dyn Env) -> Result<(), Fatal> {
         metrics.queue_depth(move || breaker.depth() as u64);
     }
     let log = request_log(&config, &observability);
+    let tracer = Tracer::new(&observability);
     let (order, order_seen) = watch::channel(None);
     let (close, closed) = watch::channel(false);
     let (stage, stage_seen) = watch::channel(Stage::Serving);
@@ -142,6 +144,7 @@ async fn start(config: Config, env: &dyn Env) -> Result<(), Fatal> {
         strict: config.own.strict,
         metrics: metrics.clone(),
         log,
+        tracer: tracer.clone(),
         drain: drain.clone(),
         order: order_seen,
         statistics: statistics.clone(),
@@ -179,6 +182,7 @@ async fn start(config: Config, env: &dyn Env) -> Result<(), Fatal> {
         control_stopped.clone(),
     ));
     tokio::task::spawn_local(statistics.run());
+    let exports = export::start(&observability, &metrics, tracer, &control_stopped);
     if let MetricsExport::Prometheus(export) = &observability.metrics {
         scrape(export, metrics, control_stopped.clone());
     }
@@ -200,6 +204,10 @@ async fn start(config: Config, env: &dyn Env) -> Result<(), Fatal> {
     // The hook's answer goes out before the admin server closes.
     tokio::time::sleep(Duration::from_millis(10)).await;
     control_stop.send_replace(true);
+    for export in exports {
+        // Each limits its last push by itself.
+        let _ = export.await;
+    }
     tracing::info!("Shutdown complete, exiting...");
     Ok(())
 }
@@ -264,7 +272,7 @@ fn scrape_tls(files: &PrometheusTls) -> io::Result<Arc<rustls::ServerConfig>> {
             )));
         }
     };
-    let policy = Policy::parse("METRICS_PROMETHEUS", None, None, None, None).map_err(io::Error::other)?;
+    let policy = Policy::parse("METRICS_PROMETHEUS_", None, None, None, None).map_err(io::Error::other)?;
     server::config(&policy, identity, &auth, server::ALPN_HTTP1).map_err(|e| io::Error::other(e.to_string()))
 }
 
@@ -304,7 +312,7 @@ impl Tls {
         let set = |text: &'_ str| (!text.is_empty()).then(|| text.to_owned());
         let raw = &config.tls;
         let policy = Policy::parse(
-            "QUEUE_PROXY",
+            "QUEUE_PROXY_",
             set(&raw.min_version).as_deref(),
             set(&raw.max_version).as_deref(),
             set(&raw.cipher_suites).as_deref(),

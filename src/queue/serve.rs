@@ -20,6 +20,7 @@ use crate::http::proxy::Proxy;
 use crate::http::server::{Connections, Order, Server, Settings};
 use crate::http::upstream::{Limits, Pool};
 use crate::lifecycle::drain::Drain;
+use crate::telemetry::trace::Tracer;
 use crate::worker::{Held, PortId, Serve};
 
 /// The plaintext listener.
@@ -51,6 +52,8 @@ pub struct Shared {
     pub metrics: Arc<Metrics>,
     /// The request log, if there is one.
     pub log: Option<Arc<RequestLog>>,
+    /// Makes spans, if tracing is on.
+    pub tracer: Option<Arc<Tracer>>,
     /// Drain state.
     pub drain: Arc<Drain>,
     /// What connections are told.
@@ -73,7 +76,12 @@ pub fn on_worker(shared: &Arc<Shared>, index: usize) -> impl Serve + use<> {
     let check: Check = Rc::new(move || ready());
     let user_port = shared.application.port();
     let stack = stack::build(Parts {
-        observer: Rc::new(Observer { metrics: shared.metrics.worker(index), log: shared.log.clone(), user_port }),
+        observer: Rc::new(Observer {
+            metrics: shared.metrics.worker(index),
+            log: shared.log.clone(),
+            tracer: shared.tracer.clone(),
+            user_port,
+        }),
         strict: shared.strict,
         check,
         drain: shared.drain.clone(),

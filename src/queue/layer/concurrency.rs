@@ -52,9 +52,17 @@ where
         let proxied = headers.get(names::PROXY_REQUEST).is_some_and(|v| v == names::PROXY_REQUEST_ACTIVATOR);
         restore_host(&mut request.head);
         let counted = Some(self.stats.arrive(request.call.started, proxied));
+        if self.breaker.is_some()
+            && let Some(trace) = request.call.trace.borrow_mut().as_mut()
+        {
+            trace.wait_started(request.call.started);
+        }
         let (state, slot) = match self.breaker.as_ref().map(|b| b.enter()) {
             None => (State::Running { future: self.inner.call(request) }, None),
-            Some(Entry::Granted(slot)) => (State::Running { future: self.inner.call(request) }, Some(slot)),
+            Some(Entry::Granted(slot)) => {
+                granted(&request);
+                (State::Running { future: self.inner.call(request) }, Some(slot))
+            }
             Some(Entry::Full) => (State::Full, None),
             Some(Entry::Wait(wait)) => {
                 let queued = Queued { wait, inner: self.inner.clone(), request };
@@ -62,6 +70,12 @@ where
             }
         };
         Limited { state, held: Some(Held { slot, counted }) }
+    }
+}
+
+fn granted(request: &Request) {
+    if let Some(trace) = request.call.trace.borrow_mut().as_mut() {
+        trace.wait_ended(std::time::Instant::now());
     }
 }
 
@@ -137,6 +151,7 @@ where
                     }
                     let Some(waiting) = queued.take() else { return Poll::Ready(Err(Cause::QueueFull)) };
                     let Queued { mut inner, request, .. } = *waiting;
+                    granted(&request);
                     this.state.set(State::Running { future: inner.call(request) });
                 }
                 StateProject::Running { future } => {

@@ -16,6 +16,7 @@ use crate::http::cause::Cause;
 use crate::http::{Request, Response};
 use crate::queue::metrics::{ClientLabels, Count, RouteTag, ServerLabels, WorkerMetrics};
 use crate::telemetry::request_log::{self, Record, RevisionFacts, Template};
+use crate::telemetry::trace::{ClientFacts, RequestTrace, ServerFacts, Tracer};
 use crate::telemetry::writer::Writer;
 
 /// Where lines about requests go.
@@ -36,6 +37,8 @@ pub struct Observer {
     pub metrics: WorkerMetrics,
     /// The request log, if there is one.
     pub log: Option<Arc<RequestLog>>,
+    /// Makes spans, if tracing is on.
+    pub tracer: Option<Arc<Tracer>>,
     /// Port of the application.
     pub user_port: u16,
 }
@@ -62,6 +65,10 @@ impl<S: tower::Service<Request, Response = Response, Error = Cause>> tower::Serv
         let head = &request.head;
         let probe = is_probe(&head.headers);
         let log = self.observer.log.as_ref().filter(|log| !probe || log.probes);
+        let traced = !probe && self.observer.tracer.is_some();
+        if let (false, Some(tracer)) = (probe, &self.observer.tracer) {
+            *request.call.trace.borrow_mut() = Some(tracer.begin(&head.headers));
+        }
         let facts = (!probe || log.is_some()).then(|| {
             Box::new(Facts {
                 observer: self.observer.clone(),
@@ -73,7 +80,8 @@ impl<S: tower::Service<Request, Response = Response, Error = Cause>> tower::Serv
                 tags: tags(&head.headers),
                 status: 0,
                 sent: 0,
-                logged: log.map(|_| Logged { uri: target(head), headers: head.headers.clone() }),
+                log: log.is_some(),
+                logged: (traced || log.is_some()).then(|| Logged { uri: target(head), headers: head.headers.clone() }),
             })
         });
         Observed { inner: self.inner.call(request), facts }
@@ -125,6 +133,7 @@ struct Facts {
     tags: Option<Box<HeaderMap>>,
     status: u16,
     sent: u64,
+    log: bool,
     logged: Option<Logged>,
 }
 
@@ -166,7 +175,10 @@ impl Facts {
             metrics.client(&client, elapsed, request_bytes);
             metrics.invocation(status, elapsed);
         }
-        if let (Some(logged), Some(log)) = (&self.logged, &self.observer.log) {
+        if let (Some(logged), Some(trace)) = (&self.logged, self.call.trace.borrow_mut().take()) {
+            self.trace(&trace, logged, status, cause);
+        }
+        if let (true, Some(logged), Some(log)) = (self.log, &self.logged, &self.observer.log) {
             let length = logged.headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok());
             let none = if self.call.request_ended.get() && self.call.request_bytes.get() == 0 { 0 } else { -1 };
             let mut line = Vec::with_capacity(512);
@@ -190,6 +202,34 @@ impl Facts {
             );
             log.writer.line(&line);
         }
+    }
+}
+
+impl Facts {
+    fn trace(&self, trace: &RequestTrace, logged: &Logged, status: u16, cause: Option<&'static str>) {
+        let tag = self.tags.as_ref().map_or(RouteTag::Disabled, |tags| RouteTag::of(tags));
+        let path = logged.uri.split('?').next().unwrap_or_default();
+        let client = ClientFacts {
+            target: &logged.uri,
+            port: self.observer.user_port,
+            status: if self.status == 0 { Err(cause.unwrap_or("unknown")) } else { Ok(self.status) },
+            version: self.version,
+        };
+        let facts = ServerFacts {
+            method: &self.method,
+            https: self.call.connection.tls,
+            host: self.host.to_str().unwrap_or_default(),
+            path,
+            peer: self.call.connection.peer,
+            headers: &logged.headers,
+            version: self.version,
+            request_bytes: self.call.request_bytes.get(),
+            response_bytes: self.sent,
+            status,
+            tag: tag.label(),
+            client: Some(client),
+        };
+        trace.finish(Instant::now(), &facts);
     }
 }
 
