@@ -70,8 +70,13 @@ impl Proxy {
         let path = head.uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
         let authority = head.uri.authority().cloned();
         head.extensions = http::Extensions::new();
+        if h2 && self.pool.speaks() == Speaks::Unknown && !body_is_empty(&body) {
+            // A body can be sent once only, so this is found out before.
+            self.pool.refuses_h2().await;
+        }
         if h2 && self.pool.speaks() != Speaks::Http1Only {
-            // Until the application has answered over HTTP/2 once, it may turn out to speak HTTP/1 only.
+            // Until the application has answered over HTTP/2 once, it may turn out to speak HTTP/1 only. A request
+            // without a body can then be sent again.
             let spare = (self.pool.speaks() == Speaks::Unknown && body_is_empty(&body))
                 .then(|| (head.clone(), authority.clone(), path.clone()));
             self.target_h2(&mut head, authority, path)?;

@@ -224,8 +224,8 @@ impl Pool {
         self.speaks.get()
     }
 
-    /// After a failure over HTTP/2: does the application answer the preface with HTTP/1? Asked on a connection of its
-    /// own, at most until the application has answered over HTTP/2 once.
+    /// Whether the application answers the preface of HTTP/2 with HTTP/1. Asked on a connection of its own, at most
+    /// until the application has answered over HTTP/2 once.
     pub async fn refuses_h2(&self) -> bool {
         // The preface and an empty SETTINGS frame (RFC 9113 section 3.4).
         const HELLO: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
