@@ -125,7 +125,7 @@ impl Cause {
         }
     }
 
-    /// The answer to the caller. Text and type are Go's where callers see them (`contract` sections 3.1, 3.6, 6).
+    /// The answer to the caller. Text and type are Go's where callers see them.
     #[must_use]
     pub fn respond(&self, call: &Call) -> Response {
         call.cause.set(Some(self.token()));

@@ -10,7 +10,7 @@ pub const HEADER_LINES: usize = 500;
 pub const HEADER_TIME: Duration = Duration::from_secs(60);
 /// Streams at once on an HTTP/2 connection: `MAX_CONCURRENT_STREAMS` of Go's server.
 pub const STREAMS: u32 = 250;
-/// Bytes that one HTTP/2 stream may have under way towards us (`users.md` Q10 asks for at most 256 KiB held).
+/// Bytes that one HTTP/2 stream may have under way towards us (what one stream may hold of our memory).
 pub const STREAM_WINDOW: u32 = 256 * 1024;
 /// Bytes that one HTTP/2 connection may have under way towards us: Go's server allows 1 MiB a stream.
 pub const CONNECTION_WINDOW: u32 = 1 << 20;

@@ -142,7 +142,9 @@ impl Proxy {
         } else if head.headers.get(header::HOST).is_none_or(HeaderValue::is_empty) {
             head.headers.insert(header::HOST, self.host.clone());
         }
-        headers::join_cookies(&mut head.headers);
+        if head.version == Version::HTTP_2 {
+            headers::join_cookies(&mut head.headers);
+        }
         head.uri = Uri::from(path);
         head.version = Version::HTTP_11;
         let has_framing =

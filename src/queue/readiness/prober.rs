@@ -2,8 +2,8 @@
 //!
 //! [`start`] is called on the control side; [`Handle`] goes to every worker. Rules: aggressive mode tries at once and
 //! then until it is good or 10 s are over; standard mode tries once a round. All containers are tried at the same time
-//! and all must be good. A good result answers for another 10 ms, so that a storm of probes is not passed on to the
-//! application; a bad one is never reused. At most one log line in 10 s for each cause.
+//! and all must be good. Who asks during a round shares its result; no result outlives its round, so that a restart of
+//! the application shows at once. At most one log line in 10 s for each cause.
 //! Source: `knative.dev/serving/pkg/queue/readiness/probe.go`.
 use std::collections::HashMap;
 use std::future::poll_fn;
@@ -17,8 +17,6 @@ use tokio::time::{Instant, sleep_until};
 use super::Probe;
 use super::attempt::{Attempt, Failure};
 
-/// How long a good result answers for later probes.
-const REUSE: Duration = Duration::from_millis(10);
 /// Least time between two log lines of one cause.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 /// Causes remembered for the log; texts may hold what the application answers, so they are bounded.
@@ -89,13 +87,7 @@ pub(super) fn start_with(probes: Vec<Probe>, auto_detect_http2: bool, timing: Ti
 /// Runs a round whenever somebody asks; ends with the last handle.
 async fn serve(mut asked: mpsc::UnboundedReceiver<Ask>, mut containers: Vec<Container>) {
     let mut log = Log::default();
-    let mut last_good: Option<Instant> = None;
     while let Some(first) = asked.recv().await {
-        if last_good.is_some_and(|at| at.elapsed() < REUSE) {
-            // Whoever left needs no answer, here and below.
-            let _ = first.send(true);
-            continue;
-        }
         let mut waiting = vec![first];
         let complaints = {
             let mut round = pin!(round(&mut containers));
@@ -107,7 +99,6 @@ async fn serve(mut asked: mpsc::UnboundedReceiver<Ask>, mut containers: Vec<Cont
             }
         };
         let is_ready = complaints.is_none();
-        last_good = is_ready.then(Instant::now);
         for ask in waiting {
             let _ = ask.send(is_ready);
         }

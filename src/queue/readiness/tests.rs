@@ -247,7 +247,7 @@ async fn given_health_services_then_only_serving_is_good() {
     assert!(failure.text.starts_with("this server does not implement the grpc health protocol"));
 }
 
-/// users.md T11 in short: an application on ::1 only is reached too.
+/// An application on ::1 only is reached too.
 #[tokio::test]
 async fn given_an_application_on_ipv6_loopback_only_then_it_is_reached() {
     if TcpListener::bind("[::1]:0").await.is_err() {
