@@ -144,13 +144,15 @@ impl Drop for Entered {
 pub struct Settings {
     /// Bytes of a header block, HTTP/1.1 and HTTP/2.
     pub header_bytes: usize,
+    /// Lines of an HTTP/1.1 header block.
+    pub header_lines: usize,
     /// Streams at once on an HTTP/2 connection.
     pub streams: u32,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { header_bytes: limits::HEADER_BYTES, streams: limits::STREAMS }
+        Self { header_bytes: limits::HEADER_BYTES, header_lines: limits::HEADER_LINES, streams: limits::STREAMS }
     }
 }
 
@@ -176,7 +178,7 @@ where
     ) -> Self {
         let mut h1 = http1::Builder::new();
         h1.title_case_headers(true)
-            .max_headers(limits::HEADER_LINES)
+            .max_headers(settings.header_lines)
             .max_header_size(settings.header_bytes)
             .max_buf_size(settings.header_bytes.max(limits::READ_BUFFER));
         let mut h2 = http2::Builder::new(LocalExecutor);

@@ -48,6 +48,8 @@ pub struct Limits {
     pub idle: usize,
     /// How long one may be idle.
     pub idle_time: Duration,
+    /// Lines of a response's header block.
+    pub header_lines: usize,
 }
 
 /// The connections of one worker to one application.
@@ -138,7 +140,7 @@ impl Pool {
                 let io = Upstream::new(self.connect().await?, self.address, exchange.clone());
                 let (send, connection) = http1::Builder::new()
                     .title_case_headers(true)
-                    .max_headers(limits::HEADER_LINES)
+                    .max_headers(self.limits.header_lines)
                     .handshake(TokioIo::new(io))
                     .await
                     .map_err(io::Error::other)?;

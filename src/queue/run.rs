@@ -135,9 +135,11 @@ async fn start(config: Config, env: &dyn Env) -> Result<(), Fatal> {
         pool: Limits {
             idle: config.container_concurrency.map_or(UNLIMITED_IDLE, |c| c.get() as usize),
             idle_time: config.own.upstream_idle_timeout,
+            header_lines: config.own.max_headers as usize,
         },
         http: crate::http::server::Settings {
             header_bytes: config.own.max_header_bytes as usize,
+            header_lines: config.own.max_headers as usize,
             streams: config.own.max_concurrent_streams,
         },
         client_idle: config.own.client_idle_timeout,
