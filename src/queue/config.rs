@@ -170,7 +170,7 @@ pub struct Own {
     pub header_read_timeout: Duration,
     /// `LOCKKEEPER_MAX_HEADER_BYTES`: longest header of a request, bytes; default 1 MiB as the Go queue.
     pub max_header_bytes: u32,
-    /// `LOCKKEEPER_MAX_HEADERS`: most header lines of a request or response over HTTP/1.1; default 100 (the Go queue: 500).
+    /// `LOCKKEEPER_MAX_HEADERS`: most header lines of a request or response over HTTP/1.1; default 256 (the Go queue: 500).
     pub max_headers: u32,
     /// `LOCKKEEPER_MAX_CONCURRENT_STREAMS`: HTTP/2 streams a connection; default 250 as the Go queue.
     pub max_concurrent_streams: u32,
@@ -303,7 +303,7 @@ impl Own {
         let client_idle = read.or("LOCKKEEPER_CLIENT_IDLE_TIMEOUT", None, client_idle);
         let header_read = read.or("LOCKKEEPER_HEADER_READ_TIMEOUT", Duration::from_secs(60), value::duration);
         let header_bytes = read.or("LOCKKEEPER_MAX_HEADER_BYTES", 1 << 20, value::bytes);
-        let headers = read.or("LOCKKEEPER_MAX_HEADERS", 100, value::count);
+        let headers = read.or("LOCKKEEPER_MAX_HEADERS", 256, value::count);
         let streams = read.or("LOCKKEEPER_MAX_CONCURRENT_STREAMS", 250, value::count);
         let upstream_idle = read.or("LOCKKEEPER_UPSTREAM_IDLE_TIMEOUT", Duration::from_secs(90), value::duration);
         let hold = read.or("LOCKKEEPER_HOLD_ON_RESTART", Duration::ZERO, value::duration);
