@@ -31,8 +31,6 @@ pub struct Exchange {
     pub awaiting: Cell<bool>,
     /// The request under way.
     pub call: RefCell<Option<Rc<Call>>>,
-    /// Requests that were sent again.
-    pub replays: Cell<u32>,
 }
 
 enum Mode {
@@ -65,7 +63,6 @@ impl Upstream {
 
     fn reconnect(&mut self) {
         self.exchange.replayable.set(false);
-        self.exchange.replays.set(self.exchange.replays.get() + 1);
         let address = self.address;
         self.mode = Mode::Connecting(Box::pin(TcpStream::connect(address)));
     }

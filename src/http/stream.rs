@@ -51,7 +51,7 @@ impl Stream {
         Self { socket, prefix, read: 0, connection, written: 0 }
     }
 
-    /// Whether the caller's half of the connection is closed or broken, without reading.
+    /// Writes the interim responses that wait; ready when none does.
     fn poll_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let connection = self.connection.clone();
         while connection.interim.any.get() {
