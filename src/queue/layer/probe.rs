@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 
 use crate::http::body::Body;
-use crate::http::cause::Cause;
+use crate::http::cause::{CAUSE_HEADER, Cause};
 use crate::http::{Request, Response};
 use crate::knative::names;
 use crate::lifecycle::drain::Drain;
@@ -113,6 +113,7 @@ fn readiness(ready: bool) -> Response {
     if !ready {
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+        response.headers_mut().insert(CAUSE_HEADER, HeaderValue::from_static("not_ready"));
         return response;
     }
     let mut response = Response::new(Body::full(Bytes::from_static(b"queue")));
