@@ -20,6 +20,7 @@ pub mod http;
 pub mod control;
 pub mod knative;
 
+pub mod gateway;
 pub mod queue;
 
 pub mod certs;

@@ -1,0 +1,2 @@
+//! The gateway role: Knative's ingress.
+pub mod route;
