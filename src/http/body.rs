@@ -14,7 +14,7 @@ use smallvec::SmallVec;
 
 use super::call::Call;
 use super::limits;
-use super::upstream::Lease;
+use super::upstream::{Counted, Lease};
 
 /// How a response's body ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,7 +61,7 @@ enum Source {
     Full(Option<Bytes>),
     /// The body of an HTTP/1.1 response, with the connection that it comes by.
     Leased(Incoming, Option<Lease>),
-    Streamed(Incoming),
+    Streamed(Incoming, #[expect(dead_code, reason = "counts until it is dropped")] Counted),
 }
 
 /// The body of a response.
@@ -91,8 +91,8 @@ impl Body {
 
     /// A body that comes by a connection which something else drives.
     #[must_use]
-    pub fn streamed(incoming: Incoming) -> Self {
-        Self::from(Source::Streamed(incoming))
+    pub fn streamed(incoming: Incoming, counted: Counted) -> Self {
+        Self::from(Source::Streamed(incoming, counted))
     }
 
     fn from(source: Source) -> Self {
@@ -122,7 +122,7 @@ impl Source {
         match self {
             Self::Empty => true,
             Self::Full(bytes) => bytes.is_none(),
-            Self::Leased(incoming, _) | Self::Streamed(incoming) => incoming.is_end_stream(),
+            Self::Leased(incoming, _) | Self::Streamed(incoming, _) => incoming.is_end_stream(),
         }
     }
 
@@ -130,7 +130,7 @@ impl Source {
         match self {
             Self::Empty => Poll::Ready(None),
             Self::Full(bytes) => Poll::Ready(bytes.take().map(|b| Ok(Frame::data(b)))),
-            Self::Streamed(incoming) => Pin::new(incoming).poll_frame(cx),
+            Self::Streamed(incoming, _) => Pin::new(incoming).poll_frame(cx),
             Self::Leased(incoming, lease) => {
                 // The connection below is what makes progress, and it is driven with the task's own waker; waking
                 // the task for what it is about to look at anyway would only run it once more for nothing.
@@ -198,7 +198,7 @@ impl http_body::Body for Body {
         match &self.source {
             Source::Empty => SizeHint::with_exact(0),
             Source::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64)),
-            Source::Leased(incoming, _) | Source::Streamed(incoming) => incoming.size_hint(),
+            Source::Leased(incoming, _) | Source::Streamed(incoming, _) => incoming.size_hint(),
         }
     }
 }

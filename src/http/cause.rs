@@ -8,6 +8,8 @@ use http::{HeaderName, HeaderValue, StatusCode, header};
 use super::Response;
 use super::body::Body;
 use super::call::Call;
+use super::dial::Unreached;
+use crate::tls;
 
 /// Names the cause in a response that lockkeeper made itself.
 pub const CAUSE_HEADER: HeaderName = HeaderName::from_static("x-lockkeeper-cause");
@@ -45,6 +47,12 @@ pub enum Cause {
     /// The application did not take the connection.
     #[error("the application refuses connections")]
     UpstreamRefused(#[source] std::io::Error),
+    /// The upstream did not take the connection in time.
+    #[error("the upstream does not answer")]
+    UpstreamTimeout(#[source] Unreached),
+    /// The upstream is not who it should be, or speaks no TLS.
+    #[error("the upstream could not be verified")]
+    UpstreamTls(#[source] tls::error::Error),
     /// The application ended the connection before its response began.
     #[error("the application closed the connection without a response")]
     UpstreamEof,
@@ -81,6 +89,8 @@ impl Cause {
             Self::Connect
             | Self::RequestBody(_)
             | Self::UpstreamRefused(_)
+            | Self::UpstreamTimeout(_)
+            | Self::UpstreamTls(_)
             | Self::UpstreamEof
             | Self::UpstreamReset(_)
             | Self::UpstreamMalformed(_)
@@ -105,6 +115,8 @@ impl Cause {
             Self::PlaintextRefused => "plaintext_refused",
             Self::Probe(..) => "probe",
             Self::UpstreamRefused(_) => "upstream_refused",
+            Self::UpstreamTimeout(_) => "upstream_timeout",
+            Self::UpstreamTls(error) => error.token(),
             Self::UpstreamEof => "upstream_eof",
             Self::UpstreamReset(_) => "upstream_reset",
             Self::UpstreamMalformed(_) => "upstream_malformed",

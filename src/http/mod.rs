@@ -7,8 +7,10 @@
 pub mod body;
 pub mod call;
 pub mod cause;
+pub mod dial;
 pub mod headers;
 pub mod limits;
+pub mod pools;
 pub mod proxy;
 pub mod replay;
 pub mod server;

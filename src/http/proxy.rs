@@ -1,16 +1,17 @@
 //! The core: one request in, one request to the application, its response back.
 
-use std::net::SocketAddr;
 use std::rc::Rc;
 
 use http::header::{self, HeaderValue};
 use http::uri::{Authority, PathAndQuery, Scheme, Uri};
 use http::{Method, StatusCode, Version};
+use hyper::body::Incoming;
 
 use super::body::{Body, Outbound};
 use super::call::Call;
 use super::cause::Cause;
-use super::upstream::{Failed, Pool, Speaks};
+use super::dial::Unreached;
+use super::upstream::{Failed, Lease, Pool, Speaks};
 use super::{Request, Response, headers};
 
 /// The parent of the application's spans (W3C Trace Context).
@@ -20,18 +21,13 @@ const TRACEPARENT: header::HeaderName = header::HeaderName::from_static("tracepa
 #[derive(Clone)]
 pub struct Proxy {
     pool: Rc<Pool>,
-    authority: Authority,
-    host: HeaderValue,
 }
 
 impl Proxy {
-    /// A proxy to the application behind `pool`, which listens on `address`.
+    /// A proxy to the application behind `pool`.
     #[must_use]
-    pub fn new(pool: Rc<Pool>, address: SocketAddr) -> Self {
-        let text = address.to_string();
-        let authority = text.parse().unwrap_or(Authority::from_static("127.0.0.1"));
-        let host = HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("127.0.0.1"));
-        Self { pool, authority, host }
+    pub fn new(pool: Rc<Pool>) -> Self {
+        Self { pool }
     }
 
     /// Sends `request` on, in the protocol that it came by.
@@ -39,14 +35,66 @@ impl Proxy {
     /// # Errors
     /// Why there is no response of the application.
     pub async fn forward(self, request: Request) -> Result<Response, Cause> {
+        let prepared = Prepared::new(request, Replay::Any)?;
+        prepared.send(&self.pool).await.map_err(|failure| match failure {
+            Failure::Unreached(_, error) => unreached(error),
+            Failure::Taken(cause) => cause,
+        })
+    }
+}
+
+/// Which requests go out once more when a reused connection ends before a byte of the response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Replay {
+    /// All of them: the upstream is one process, which closed an idle connection.
+    Any,
+    /// Those that Go's transport sends again: safe ones without a body, and those with an idempotency key.
+    Idempotent,
+}
+
+/// Why an upstream gave no response.
+pub enum Failure {
+    /// There was no connection: no byte of the request was taken, and it may go elsewhere.
+    Unreached(Box<Prepared>, Unreached),
+    /// The request was or may have been taken.
+    Taken(Cause),
+}
+
+/// A request whose headers are ready for the next hop, whichever it is.
+pub struct Prepared {
+    request: http::Request<Outbound>,
+    hop: Hop,
+}
+
+/// What the next hop's headers are made of.
+#[derive(Clone)]
+struct Hop {
+    call: Rc<Call>,
+    authority: Option<Authority>,
+    path: PathAndQuery,
+    upgrade: Option<HeaderValue>,
+    /// The caller named no host: the upstream's address stands for it.
+    no_host: bool,
+    /// The request has no body.
+    ended: bool,
+    replay: bool,
+}
+
+impl Prepared {
+    /// Applies what a proxy does to a request's headers, whatever the upstream.
+    ///
+    /// # Errors
+    /// The request is not one that can be sent on.
+    pub fn new(request: Request, replay: Replay) -> Result<Self, Cause> {
         let Request { mut head, body, call } = request;
         if head.method == Method::CONNECT {
             return Err(Cause::Connect);
         }
         let h2 = head.version == Version::HTTP_2;
+        let ended = hyper::body::Body::is_end_stream(&body);
         let expects = match head.headers.get(header::EXPECT) {
             None => false,
-            Some(v) if v.as_bytes().eq_ignore_ascii_case(b"100-continue") => !body_is_empty(&body),
+            Some(v) if v.as_bytes().eq_ignore_ascii_case(b"100-continue") => !ended,
             Some(_) => return Err(Cause::Expectation),
         };
         let upgrade = if h2 { None } else { headers::upgrade(&head.headers) };
@@ -70,54 +118,105 @@ impl Proxy {
         let path = head.uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
         let authority = head.uri.authority().cloned();
         head.extensions = http::Extensions::new();
-        if h2 && self.pool.speaks() == Speaks::Unknown && !body_is_empty(&body) {
-            // A body can be sent once only, so this is found out before.
-            self.pool.refuses_h2().await;
-        }
-        if h2 && self.pool.speaks() != Speaks::Http1Only {
-            // Until the application has answered over HTTP/2 once, it may turn out to speak HTTP/1 only. A request
-            // without a body can then be sent again.
-            let spare = (self.pool.speaks() == Speaks::Unknown && body_is_empty(&body))
-                .then(|| (head.clone(), authority.clone(), path.clone()));
-            self.target_h2(&mut head, authority, path)?;
-            let request = http::Request::from_parts(head, Outbound::new(body, call.clone(), expects));
-            let failed = match self.pool.send_h2(request).await {
-                Ok(response) => {
-                    let (mut head, incoming) = response.into_parts();
-                    headers::strip_hop_by_hop(&mut head.headers);
-                    return Ok(Response::from_parts(head, Body::streamed(incoming)));
-                }
-                Err(failed) => failed,
-            };
-            let may_be_h1 = matches!(failed, Failed::Exchange(_)) && self.pool.speaks() == Speaks::Unknown;
-            if may_be_h1
-                && self.pool.refuses_h2().await
-                && let Some((mut head, authority, path)) = spare
-            {
-                self.target_h1(&mut head, authority, path, true);
-                return self.exchange_h1(head, Outbound::none(call.clone()), None, &call).await;
-            }
-            return Err(cause(failed, &call));
-        }
-        self.target_h1(&mut head, authority, path, body_is_empty(&body));
-        let body = Outbound::new(body, call.clone(), expects);
-        self.exchange_h1(head, body, upgrade, &call).await
+        let no_host = authority.is_none() && head.headers.get(header::HOST).is_none_or(HeaderValue::is_empty);
+        let replay = replay == Replay::Any || (ended && is_idempotent(&head));
+        let request = http::Request::from_parts(head, Outbound::new(body, call.clone(), expects));
+        Ok(Self { request, hop: Hop { call, authority, path, upgrade, no_host, ended, replay } })
     }
 
-    async fn exchange_h1(
-        &self,
-        head: http::request::Parts,
-        body: Outbound,
-        upgrade: Option<HeaderValue>,
-        call: &Rc<Call>,
-    ) -> Result<Response, Cause> {
-        let request = http::Request::from_parts(head, body);
-        let (response, lease) = self.pool.send_h1(request, call).await.map_err(|f| cause(f, call))?;
+    /// Sends it to the upstream of `pool`, in the protocol that it came by.
+    ///
+    /// # Errors
+    /// Why there is no response.
+    pub async fn send(self, pool: &Rc<Pool>) -> Result<Response, Failure> {
+        if self.request.version() != Version::HTTP_2 {
+            return self.send_h1(pool).await;
+        }
+        if pool.speaks() == Speaks::Unknown && !self.hop.ended {
+            // A body can be sent once only, so this is found out before.
+            pool.refuses_h2().await;
+        }
+        if pool.speaks() == Speaks::Http1Only {
+            return self.send_h1(pool).await;
+        }
+        self.send_h2(pool).await
+    }
+
+    async fn send_h1(self, pool: &Rc<Pool>) -> Result<Response, Failure> {
+        let Self { mut request, hop } = self;
+        hop.target_h1(&mut request, pool);
+        let mut again = true;
+        loop {
+            let lease = match pool.lease().await {
+                Ok(lease) => lease,
+                Err(error) => return Err(Failure::Unreached(Box::new(Self { request, hop }), error)),
+            };
+            match lease.send(request, &hop.call, hop.replay).await {
+                Ok((response, lease)) => return hop.answer_h1(response, lease).map_err(Failure::Taken),
+                Err(Failed::Unsent(unsent)) if again => {
+                    request = *unsent;
+                    again = false;
+                }
+                Err(Failed::Unsent(unsent)) => {
+                    return Err(Failure::Unreached(Box::new(Self { request: *unsent, hop }), closed()));
+                }
+                Err(Failed::Exchange(error)) => return Err(Failure::Taken(exchange(error, &hop.call))),
+            }
+        }
+    }
+
+    async fn send_h2(self, pool: &Rc<Pool>) -> Result<Response, Failure> {
+        let Self { mut request, hop } = self;
+        // Until the upstream has answered over HTTP/2 once, it may turn out to speak HTTP/1 only. A request without a
+        // body can then be sent again.
+        let spare = (pool.speaks() == Speaks::Unknown && hop.ended).then(|| {
+            let mut spare = http::Request::new(Outbound::none(hop.call.clone()));
+            *spare.method_mut() = request.method().clone();
+            *spare.version_mut() = request.version();
+            *spare.headers_mut() = request.headers().clone();
+            Box::new(Self { request: spare, hop: hop.clone() })
+        });
+        hop.target_h2(&mut request, pool).map_err(Failure::Taken)?;
+        let mut again = true;
+        let error = loop {
+            let stream = match pool.stream().await {
+                Ok(stream) => stream,
+                Err(error) => return Err(Failure::Unreached(Box::new(Self { request, hop }), error)),
+            };
+            match stream.send(request).await {
+                Ok((response, counted)) => {
+                    pool.speaks_h2();
+                    let (mut head, incoming) = response.into_parts();
+                    headers::strip_hop_by_hop(&mut head.headers);
+                    return Ok(Response::from_parts(head, Body::streamed(incoming, counted)));
+                }
+                Err(Failed::Unsent(unsent)) if again => {
+                    request = *unsent;
+                    again = false;
+                }
+                Err(Failed::Unsent(unsent)) => {
+                    return Err(Failure::Unreached(Box::new(Self { request: *unsent, hop }), closed()));
+                }
+                Err(Failed::Exchange(error)) => break error,
+            }
+        };
+        if pool.speaks() == Speaks::Unknown
+            && pool.refuses_h2().await
+            && let Some(spare) = spare
+        {
+            return Box::pin(spare.send_h1(pool)).await;
+        }
+        Err(Failure::Taken(exchange(error, &hop.call)))
+    }
+}
+
+impl Hop {
+    fn answer_h1(&self, response: http::Response<Incoming>, lease: Lease) -> Result<Response, Cause> {
         let (mut head, incoming) = response.into_parts();
         head.version = Version::HTTP_11;
         head.extensions = http::Extensions::new();
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
-            return switch(head, upgrade.as_ref());
+            return switch(head, self.upgrade.as_ref());
         }
         // hyper sends the trailers that `Trailer` announces; the header describes this hop's framing, and ours is alike.
         let announced = head.headers.remove(header::TRAILER);
@@ -128,57 +227,51 @@ impl Proxy {
         Ok(Response::from_parts(head, Body::leased(incoming, lease)))
     }
 
-    /// Origin form, and `Host`: that of the target when it was absolute, else the caller's, else the application's.
-    fn target_h1(
-        &self,
-        head: &mut http::request::Parts,
-        authority: Option<Authority>,
-        path: PathAndQuery,
-        ended: bool,
-    ) {
-        let absolute = authority.and_then(|a| HeaderValue::from_str(a.as_str()).ok());
+    /// Origin form, and `Host`: that of the target when it was absolute, else the caller's, else the upstream's.
+    fn target_h1(&self, request: &mut http::Request<Outbound>, pool: &Pool) {
+        let absolute = self.authority.as_ref().and_then(|a| HeaderValue::from_str(a.as_str()).ok());
         if let Some(host) = absolute {
-            head.headers.insert(header::HOST, host);
-        } else if head.headers.get(header::HOST).is_none_or(HeaderValue::is_empty) {
-            head.headers.insert(header::HOST, self.host.clone());
+            request.headers_mut().insert(header::HOST, host);
+        } else if self.no_host {
+            request.headers_mut().insert(header::HOST, pool.host().clone());
         }
-        if head.version == Version::HTTP_2 {
-            headers::join_cookies(&mut head.headers);
+        if request.version() == Version::HTTP_2 {
+            headers::join_cookies(request.headers_mut());
         }
-        head.uri = Uri::from(path);
-        head.version = Version::HTTP_11;
+        *request.uri_mut() = Uri::from(self.path.clone());
+        *request.version_mut() = Version::HTTP_11;
+        let headers = request.headers();
         let has_framing =
-            head.headers.contains_key(header::CONTENT_LENGTH) || head.headers.contains_key(header::TRANSFER_ENCODING);
-        if ended && !has_framing && [Method::POST, Method::PUT, Method::PATCH].contains(&head.method) {
+            headers.contains_key(header::CONTENT_LENGTH) || headers.contains_key(header::TRANSFER_ENCODING);
+        if self.ended && !has_framing && [Method::POST, Method::PUT, Method::PATCH].contains(request.method()) {
             // A body is expected with these; say that there is none (RFC 9110 section 8.6).
-            head.headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
+            request.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
         }
     }
 
-    fn target_h2(
-        &self,
-        head: &mut http::request::Parts,
-        authority: Option<Authority>,
-        path: PathAndQuery,
-    ) -> Result<(), Cause> {
-        let host = head.headers.remove(header::HOST).and_then(|h| Authority::try_from(h.as_bytes()).ok());
+    fn target_h2(&self, request: &mut http::Request<Outbound>, pool: &Pool) -> Result<(), Cause> {
+        let host = request.headers_mut().remove(header::HOST).and_then(|h| Authority::try_from(h.as_bytes()).ok());
         let mut parts = http::uri::Parts::default();
         parts.scheme = Some(Scheme::HTTP);
-        parts.authority = Some(host.or(authority).unwrap_or_else(|| self.authority.clone()));
-        parts.path_and_query = Some(path);
-        head.uri = Uri::from_parts(parts).map_err(|_| Cause::BadRequest("target"))?;
-        headers::join_cookies(&mut head.headers);
+        let named = host.or_else(|| self.authority.clone());
+        parts.authority = Some(named.unwrap_or_else(|| pool.authority().clone()));
+        parts.path_and_query = Some(self.path.clone());
+        *request.uri_mut() = Uri::from_parts(parts).map_err(|_| Cause::BadRequest("target"))?;
+        headers::join_cookies(request.headers_mut());
         Ok(())
     }
+}
+
+/// What Go's transport sends again (`net/http`, `Request.isReplayable`).
+fn is_idempotent(head: &http::request::Parts) -> bool {
+    const KEYS: [header::HeaderName; 2] =
+        [header::HeaderName::from_static("idempotency-key"), header::HeaderName::from_static("x-idempotency-key")];
+    head.method.is_safe() || KEYS.iter().any(|key| head.headers.contains_key(key))
 }
 
 /// Whether each `%` begins two hexadecimal digits; Go's server refuses a path with others.
 fn escapes_are_whole(path: &str) -> bool {
     path.split('%').skip(1).all(|rest| rest.len() >= 2 && rest.bytes().take(2).all(|b| b.is_ascii_hexdigit()))
-}
-
-fn body_is_empty(body: &hyper::body::Incoming) -> bool {
-    hyper::body::Body::is_end_stream(body)
 }
 
 /// A 101 passes when it names the protocol that was asked for.
@@ -195,12 +288,28 @@ fn switch(mut head: http::response::Parts, asked: Option<&HeaderValue>) -> Resul
     }
 }
 
-fn cause(failed: Failed, call: &super::call::Call) -> Cause {
-    match failed {
-        Failed::Connect(error) => Cause::UpstreamRefused(error),
-        Failed::Exchange(error) if error.is_user() && !call.request_ended.get() => Cause::RequestBody(error),
-        Failed::Exchange(error) if error.is_incomplete_message() || error.is_canceled() => Cause::UpstreamEof,
-        Failed::Exchange(error) if error.is_parse() => Cause::UpstreamMalformed(Some(error)),
-        Failed::Exchange(error) => Cause::UpstreamReset(error),
+fn closed() -> Unreached {
+    Unreached::Refused(std::io::ErrorKind::ConnectionReset.into())
+}
+
+/// The cause of a request that reached no upstream.
+#[must_use]
+pub fn unreached(error: Unreached) -> Cause {
+    match error {
+        Unreached::Refused(error) => Cause::UpstreamRefused(error),
+        Unreached::ConnectTimeout(_) | Unreached::HandshakeTimeout(_) => Cause::UpstreamTimeout(error),
+        Unreached::Handshake(error) => Cause::UpstreamTls(error),
+    }
+}
+
+fn exchange(error: hyper::Error, call: &Call) -> Cause {
+    if error.is_user() && !call.request_ended.get() {
+        Cause::RequestBody(error)
+    } else if error.is_incomplete_message() || error.is_canceled() {
+        Cause::UpstreamEof
+    } else if error.is_parse() {
+        Cause::UpstreamMalformed(Some(error))
+    } else {
+        Cause::UpstreamReset(error)
     }
 }

@@ -11,15 +11,14 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 
 use super::call::Call;
+use super::dial::{Socket, Target};
 use super::limits;
 
 /// What the pool tells the connection about the exchange that runs on it.
@@ -31,18 +30,20 @@ pub struct Exchange {
     pub awaiting: Cell<bool>,
     /// The request under way.
     pub call: RefCell<Option<Rc<Call>>>,
+    /// The trust generation that verified the peer; 0 in plaintext.
+    pub generation: Cell<u64>,
 }
 
 enum Mode {
     Live,
-    Connecting(Pin<Box<dyn Future<Output = io::Result<TcpStream>>>>),
+    Connecting(Pin<Box<dyn Future<Output = io::Result<(Socket, u64)>>>>),
     Resending(usize),
 }
 
 /// A connection to the application as hyper's client sees it.
 pub struct Upstream {
-    socket: TcpStream,
-    address: SocketAddr,
+    socket: Socket,
+    target: Rc<Target>,
     exchange: Rc<Exchange>,
     kept: Vec<u8>,
     mode: Mode,
@@ -53,8 +54,8 @@ pub struct Upstream {
 impl Upstream {
     /// A fresh connection.
     #[must_use]
-    pub fn new(socket: TcpStream, address: SocketAddr, exchange: Rc<Exchange>) -> Self {
-        Self { socket, address, exchange, kept: Vec::new(), mode: Mode::Live, held: Vec::new() }
+    pub fn new(socket: Socket, target: Rc<Target>, exchange: Rc<Exchange>) -> Self {
+        Self { socket, target, exchange, kept: Vec::new(), mode: Mode::Live, held: Vec::new() }
     }
 
     fn may_replay(&self) -> bool {
@@ -63,8 +64,8 @@ impl Upstream {
 
     fn reconnect(&mut self) {
         self.exchange.replayable.set(false);
-        let address = self.address;
-        self.mode = Mode::Connecting(Box::pin(TcpStream::connect(address)));
+        let target = self.target.clone();
+        self.mode = Mode::Connecting(Box::pin(async move { Ok(target.dial().await?) }));
     }
 
     fn poll_live(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -72,14 +73,16 @@ impl Upstream {
             match &mut self.mode {
                 Mode::Live => return Poll::Ready(Ok(())),
                 Mode::Connecting(connect) => {
-                    self.socket = ready!(connect.as_mut().poll(cx))?;
-                    let _ = self.socket.set_nodelay(true);
+                    let (socket, generation) = ready!(connect.as_mut().poll(cx))?;
+                    self.socket = socket;
+                    self.exchange.generation.set(generation);
                     self.mode = Mode::Resending(0);
                 }
                 Mode::Resending(sent) => {
                     while let Some(rest) = self.kept.get(*sent..).filter(|r| !r.is_empty()) {
                         *sent += ready!(Pin::new(&mut self.socket).poll_write(cx, rest))?;
                     }
+                    ready!(Pin::new(&mut self.socket).poll_flush(cx))?;
                     self.mode = Mode::Live;
                     self.kept = Vec::new();
                 }
@@ -233,8 +236,19 @@ impl AsyncWrite for Upstream {
         true
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if !matches!(this.mode, Mode::Live) {
+            // The read side drives a reconnection, and flushes what is sent again.
+            return Poll::Ready(Ok(()));
+        }
+        match ready!(Pin::new(&mut this.socket).poll_flush(cx)) {
+            Err(_) if this.may_replay() => {
+                this.reconnect();
+                Poll::Ready(Ok(()))
+            }
+            result => Poll::Ready(result),
+        }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

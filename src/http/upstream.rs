@@ -1,26 +1,30 @@
-//! Connections to the application: a pool of HTTP/1.1 connections a worker, and one shared HTTP/2 connection.
+//! Connections to one upstream: a pool of HTTP/1.1 connections a worker, and a few shared HTTP/2 connections.
 //!
 //! An HTTP/1.1 connection is driven by the request that uses it, in the caller's own task, not by a task of its own:
 //! that saves a few wake-ups a request. Between requests nothing drives it, so it is looked at before it is used
 //! again, and once a second by [`Pool::sweep`].
+//!
+//! A connection remembers the trust generation that verified it. When an authority is removed, idle connections of older
+//! generations are closed at once ([`Pool::distrust`]), busy ones after their response.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use http::HeaderValue;
+use http::uri::Authority;
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 
 use super::body::Outbound;
 use super::call::Call;
+use super::dial::{Socket, Target, Unreached};
 use super::limits;
 use super::replay::{Exchange, Upstream};
 use super::tunnel::Ready;
@@ -52,22 +56,26 @@ pub struct Limits {
     pub header_lines: usize,
 }
 
-/// The connections of one worker to one application.
+/// The connections of one worker to one upstream.
 pub struct Pool {
-    address: SocketAddr,
+    target: Rc<Target>,
+    host: HeaderValue,
+    authority: Authority,
     limits: Limits,
     idle: RefCell<VecDeque<(Instant, Box<H1>)>>,
-    h2: RefCell<Option<http2::SendRequest<Outbound>>>,
+    h2: RefCell<Vec<H2>>,
     h2_connecting: tokio::sync::Semaphore,
     speaks: Cell<Speaks>,
+    presumed: Speaks,
+    used: Cell<Instant>,
 }
 
-/// What is known of the application's protocols, for callers that come by HTTP/2.
+/// What is known of the upstream's protocols, for callers that come by HTTP/2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Speaks {
     /// Nothing yet.
     Unknown,
-    /// It answered over HTTP/2.
+    /// It answered over HTTP/2, or is known to.
     Http2,
     /// It answered the preface of HTTP/2 with HTTP/1.
     Http1Only,
@@ -79,90 +87,292 @@ struct H1 {
     exchange: Rc<Exchange>,
 }
 
+/// A shared HTTP/2 connection.
+struct H2 {
+    send: http2::SendRequest<Outbound>,
+    generation: u64,
+    /// Its clones are the streams under way.
+    streams: Rc<()>,
+    /// Streams at once that the upstream allows.
+    most: Rc<Cell<usize>>,
+}
+
+impl H2 {
+    fn streams(&self) -> usize {
+        Rc::strong_count(&self.streams) - 1
+    }
+}
+
+/// The right to a stream of a shared HTTP/2 connection, used or about to be; counts until it is dropped.
+pub struct Stream {
+    send: http2::SendRequest<Outbound>,
+    counted: Counted,
+}
+
+/// Counts a stream until it is dropped.
+pub struct Counted(#[expect(dead_code, reason = "counts until it is dropped")] Rc<()>);
+
+/// HTTP/2 connections of a worker to one upstream, opened one by one as the streams that it allows are used up.
+const H2_CONNECTIONS: usize = 16;
+
 /// A connection in use; dropping it closes the connection.
 pub struct Lease {
     h1: Option<Box<H1>>,
     pool: Weak<Pool>,
+    reused: bool,
 }
 
 /// Why no response came.
 pub enum Failed {
-    /// The application did not take a connection.
-    Connect(io::Error),
+    /// The connection ended before it took the request, which is here again.
+    Unsent(Box<http::Request<Outbound>>),
     /// The exchange failed; the request was or may have been sent.
     Exchange(hyper::Error),
 }
 
 impl Pool {
-    /// An empty pool for `address`.
+    /// An empty pool. `speaks` is what is known of the upstream beforehand.
     #[must_use]
-    pub fn new(address: SocketAddr, limits: Limits) -> Rc<Self> {
+    pub fn new(target: Target, limits: Limits, speaks: Speaks) -> Rc<Self> {
+        let text = target.address.to_string();
         Rc::new(Self {
-            address,
+            authority: text.parse().unwrap_or(Authority::from_static("127.0.0.1")),
+            host: HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("127.0.0.1")),
+            target: Rc::new(target),
             limits,
             idle: RefCell::default(),
             h2: RefCell::default(),
             h2_connecting: tokio::sync::Semaphore::new(1),
-            speaks: Cell::new(Speaks::Unknown),
+            speaks: Cell::new(speaks),
+            presumed: speaks,
+            used: Cell::new(Instant::now()),
         })
     }
 
-    /// Closes what was idle for too long, and what the application closed.
+    /// The upstream's address as the value of `Host`.
+    #[must_use]
+    pub fn host(&self) -> &HeaderValue {
+        &self.host
+    }
+
+    /// The upstream's address as the authority of a target.
+    #[must_use]
+    pub fn authority(&self) -> &Authority {
+        &self.authority
+    }
+
+    /// Closes what was idle for too long, and what the upstream closed.
     pub fn sweep(&self, now: Instant) {
         let mut idle = self.idle.borrow_mut();
         idle.retain_mut(|(since, h1)| now.saturating_duration_since(*since) < self.limits.idle_time && h1.is_open());
         if idle.is_empty() {
             idle.shrink_to_fit();
         }
+        self.h2.borrow_mut().retain(|h2| !h2.send.is_closed());
     }
 
-    async fn connect(&self) -> io::Result<TcpStream> {
-        let socket = TcpStream::connect(self.address).await.inspect_err(|_| {
+    /// Closes what was verified by an authority that is no longer trusted: idle connections now, busy ones after their
+    /// response, since they are not given back.
+    pub fn distrust(&self) {
+        self.idle.borrow_mut().retain(|(_, h1)| self.target.still_trusts(h1.exchange.generation.get()));
+        self.h2.borrow_mut().retain(|h2| self.target.still_trusts(h2.generation));
+    }
+
+    /// Whether nothing was sent for `time` and nothing is under way.
+    #[must_use]
+    pub fn is_idle(&self, now: Instant, time: Duration) -> bool {
+        now.saturating_duration_since(self.used.get()) > time && self.h2.borrow().iter().all(|h2| h2.streams() == 0)
+    }
+
+    /// Idle HTTP/1.1 connections.
+    #[must_use]
+    pub fn idle(&self) -> usize {
+        self.idle.borrow().len()
+    }
+
+    /// Closes idle HTTP/1.1 connections, the oldest first, down to `most`.
+    pub fn keep_idle(&self, most: usize) {
+        let mut idle = self.idle.borrow_mut();
+        let extra = idle.len().saturating_sub(most);
+        idle.drain(..extra);
+    }
+
+    async fn dial(&self) -> Result<(Socket, u64), Unreached> {
+        self.target.dial().await.inspect_err(|_| {
             // Another application may come up in its place.
-            self.speaks.set(Speaks::Unknown);
-        })?;
-        let _ = socket.set_nodelay(true);
-        Ok(socket)
+            self.speaks.set(self.presumed);
+        })
     }
 
-    async fn lease(self: &Rc<Self>) -> io::Result<Lease> {
+    /// A connection for one HTTP/1.1 request: an idle one, else a new one.
+    ///
+    /// # Errors
+    /// There is none to be had.
+    pub async fn lease(self: &Rc<Self>) -> Result<Lease, Unreached> {
         let reused = loop {
             let Some((_, mut h1)) = self.idle.borrow_mut().pop_back() else { break None };
-            if h1.is_open() {
-                h1.exchange.replayable.set(true);
+            if h1.is_open() && self.target.still_trusts(h1.exchange.generation.get()) {
                 break Some(h1);
             }
         };
-        let h1 = match reused {
-            Some(h1) => h1,
+        let (h1, reused) = match reused {
+            Some(h1) => (h1, true),
             None => {
+                let (socket, generation) = self.dial().await?;
                 let exchange = Rc::new(Exchange::default());
-                let io = Upstream::new(self.connect().await?, self.address, exchange.clone());
+                exchange.generation.set(generation);
+                let io = Upstream::new(socket, self.target.clone(), exchange.clone());
                 let (send, connection) = http1::Builder::new()
                     .title_case_headers(true)
                     .max_headers(self.limits.header_lines)
                     .handshake(TokioIo::new(io))
                     .await
-                    .map_err(io::Error::other)?;
+                    .map_err(|error| Unreached::Refused(io::Error::other(error)))?;
                 let mut h1 = Box::new(H1 { connection, send, exchange });
                 h1.is_open();
-                h1
+                (h1, false)
             }
         };
-        Ok(Lease { h1: Some(h1), pool: Rc::downgrade(self) })
+        Ok(Lease { h1: Some(h1), pool: Rc::downgrade(self), reused })
     }
 
-    /// Sends a request over HTTP/1.1. A 101 answer leaves its connection in `call.connection.tunnel`.
+    /// What is known of the application's protocols.
+    #[must_use]
+    pub fn speaks(&self) -> Speaks {
+        self.speaks.get()
+    }
+
+    /// The application answered over HTTP/2.
+    pub fn speaks_h2(&self) {
+        self.speaks.set(Speaks::Http2);
+    }
+
+    /// Whether the application answers the preface of HTTP/2 with HTTP/1. Asked on a connection of its own, at most
+    /// until the application has answered over HTTP/2 once.
+    pub async fn refuses_h2(&self) -> bool {
+        // The preface and an empty SETTINGS frame (RFC 9113 section 3.4).
+        const HELLO: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+        let ask = async {
+            let (mut socket, _) = self.dial().await.ok()?;
+            socket.write_all(HELLO).await.ok()?;
+            let mut first = [0; 5];
+            socket.read_exact(&mut first).await.ok()?;
+            Some(&first == b"HTTP/")
+        };
+        let refuses = tokio::time::timeout(limits::CONTINUE_WAIT, ask).await.ok().flatten().unwrap_or(false);
+        if refuses {
+            self.speaks.set(Speaks::Http1Only);
+        }
+        refuses
+    }
+
+    /// The right to one more stream on a shared HTTP/2 connection (prior knowledge), opened if need be.
     ///
     /// # Errors
-    /// No connection, or no response on it.
-    pub async fn send_h1(
-        self: &Rc<Self>,
+    /// There is no connection to be had.
+    pub async fn stream(&self) -> Result<Stream, Unreached> {
+        self.used.set(Instant::now());
+        if let Some(found) = self.free_h2(false) {
+            return Ok(found);
+        }
+        let _one = self.h2_connecting.acquire().await;
+        if let Some(found) = self.free_h2(self.h2.borrow().len() >= H2_CONNECTIONS) {
+            return Ok(found);
+        }
+        let (socket, generation) = self.dial().await?;
+        let (send, connection) = http2::Builder::new(LocalExecutor)
+            .initial_stream_window_size(limits::STREAM_WINDOW)
+            .initial_connection_window_size(limits::CONNECTION_WINDOW)
+            .max_header_list_size(limits::H2_HEADER_LIST)
+            .max_send_buf_size(limits::SEND_BUFFER)
+            .handshake(TokioIo::new(socket))
+            .await
+            .map_err(|error| Unreached::Refused(io::Error::other(error)))?;
+        let most = Rc::new(Cell::new(connection.current_max_send_streams()));
+        tokio::task::spawn_local({
+            let most = most.clone();
+            let mut connection = Box::pin(connection);
+            async move {
+                let end = std::future::poll_fn(|cx| {
+                    let end = connection.as_mut().poll(cx);
+                    most.set(connection.current_max_send_streams());
+                    end
+                });
+                if let Err(error) = end.await {
+                    tracing::debug!(%error, "an HTTP/2 connection to an upstream ended");
+                }
+            }
+        });
+        let h2 = H2 { send: send.clone(), generation, streams: Rc::new(()), most };
+        let counted = Counted(h2.streams.clone());
+        let mut all = self.h2.borrow_mut();
+        all.retain(|h2| !h2.send.is_closed());
+        all.push(h2);
+        Ok(Stream { send, counted })
+    }
+
+    /// A shared connection that may take another stream; with `full`, the one with the fewest.
+    fn free_h2(&self, full: bool) -> Option<Stream> {
+        let all = self.h2.borrow();
+        let mut usable = all.iter().filter(|h2| !h2.send.is_closed() && self.target.still_trusts(h2.generation));
+        let found = match full {
+            false => usable.find(|h2| h2.streams() < h2.most.get()),
+            true => usable.min_by_key(|h2| h2.streams()),
+        }?;
+        Some(Stream { send: found.send.clone(), counted: Counted(found.streams.clone()) })
+    }
+}
+
+impl Stream {
+    /// Sends a request. What is returned beside the response counts the stream, and belongs to the response's body.
+    ///
+    /// # Errors
+    /// No response on it.
+    pub async fn send(self, request: http::Request<Outbound>) -> Result<(http::Response<Incoming>, Counted), Failed> {
+        let Self { mut send, counted } = self;
+        match send.try_send_request(request).await {
+            Ok(response) => Ok((response, counted)),
+            Err(mut error) => Err(match take_unsent(&mut error) {
+                Some(unsent) => Failed::Unsent(Box::new(unsent)),
+                None => Failed::Exchange(error.into_error()),
+            }),
+        }
+    }
+}
+
+fn take_unsent<T>(error: &mut TrySendError<T>) -> Option<T> {
+    error.take_message()
+}
+
+impl H1 {
+    /// Lets hyper notice what happened to an idle connection. The waker does nothing: no task waits for it, and the
+    /// one that used it last must not be kept alive by it.
+    fn is_open(&mut self) -> bool {
+        let mut quiet = Context::from_waker(Waker::noop());
+        Pin::new(&mut self.connection).poll(&mut quiet).is_pending() && self.send.is_ready()
+    }
+}
+
+impl Lease {
+    /// Whether the connection served a request before.
+    #[must_use]
+    pub fn is_reused(&self) -> bool {
+        self.reused
+    }
+
+    /// Sends a request. A 101 answer leaves its connection in `call.connection.tunnel`. With `replay`, the request goes
+    /// out once more on a fresh connection if this one, reused, ends before a byte of the response.
+    ///
+    /// # Errors
+    /// No response on it.
+    pub async fn send(
+        mut self,
         request: http::Request<Outbound>,
         call: &Rc<Call>,
-    ) -> Result<(http::Response<Incoming>, Lease), Failed> {
-        let mut lease = self.lease().await.map_err(Failed::Connect)?;
-        let Some(h1) = lease.h1.as_mut() else { return Err(Failed::Connect(io::ErrorKind::NotConnected.into())) };
+        replay: bool,
+    ) -> Result<(http::Response<Incoming>, Self), Failed> {
+        let Some(h1) = self.h1.as_mut() else { return Err(Failed::Unsent(Box::new(request))) };
+        h1.exchange.replayable.set(self.reused && replay);
         h1.exchange.awaiting.set(true);
         *h1.exchange.call.borrow_mut() = Some(call.clone());
         let response = {
@@ -184,109 +394,21 @@ impl Pool {
         };
         match response {
             Ok(response) if response.status() == http::StatusCode::SWITCHING_PROTOCOLS => {
-                if let Some(h1) = lease.h1.take() {
+                if let Some(h1) = self.h1.take() {
                     let parts = h1.connection.into_parts();
                     let ready = Ready::new(parts.io.into_inner(), parts.read_buf);
                     *call.connection.tunnel.borrow_mut() = Some((ready, None));
                 }
-                Ok((response, lease))
+                Ok((response, self))
             }
-            Ok(response) => Ok((response, lease)),
-            Err(error) => Err(Failed::Exchange(error.into_error())),
+            Ok(response) => Ok((response, self)),
+            Err(mut error) => Err(match take_unsent(&mut error) {
+                Some(unsent) => Failed::Unsent(Box::new(unsent)),
+                None => Failed::Exchange(error.into_error()),
+            }),
         }
     }
 
-    /// Sends a request over the shared HTTP/2 connection (prior knowledge).
-    ///
-    /// # Errors
-    /// No connection, or no response on it.
-    pub async fn send_h2(&self, mut request: http::Request<Outbound>) -> Result<http::Response<Incoming>, Failed> {
-        for _ in 0..2 {
-            let mut send = self.h2().await?;
-            match send.try_send_request(request).await {
-                Ok(response) => {
-                    self.speaks.set(Speaks::Http2);
-                    return Ok(response);
-                }
-                Err(mut error) => match take_unsent(&mut error) {
-                    Some(unsent) => {
-                        *self.h2.borrow_mut() = None;
-                        request = unsent;
-                    }
-                    None => return Err(Failed::Exchange(error.into_error())),
-                },
-            }
-        }
-        Err(Failed::Connect(io::ErrorKind::ConnectionReset.into()))
-    }
-
-    /// What is known of the application's protocols.
-    #[must_use]
-    pub fn speaks(&self) -> Speaks {
-        self.speaks.get()
-    }
-
-    /// Whether the application answers the preface of HTTP/2 with HTTP/1. Asked on a connection of its own, at most
-    /// until the application has answered over HTTP/2 once.
-    pub async fn refuses_h2(&self) -> bool {
-        // The preface and an empty SETTINGS frame (RFC 9113 section 3.4).
-        const HELLO: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
-        let ask = async {
-            let mut socket = self.connect().await.ok()?;
-            socket.write_all(HELLO).await.ok()?;
-            let mut first = [0; 5];
-            socket.read_exact(&mut first).await.ok()?;
-            Some(&first == b"HTTP/")
-        };
-        let refuses = tokio::time::timeout(limits::CONTINUE_WAIT, ask).await.ok().flatten().unwrap_or(false);
-        if refuses {
-            self.speaks.set(Speaks::Http1Only);
-        }
-        refuses
-    }
-
-    async fn h2(&self) -> Result<http2::SendRequest<Outbound>, Failed> {
-        let usable = || self.h2.borrow().as_ref().filter(|s| !s.is_closed()).cloned();
-        if let Some(send) = usable() {
-            return Ok(send);
-        }
-        let _one = self.h2_connecting.acquire().await;
-        if let Some(send) = usable() {
-            return Ok(send);
-        }
-        let socket = self.connect().await.map_err(Failed::Connect)?;
-        let (send, connection) = http2::Builder::new(LocalExecutor)
-            .initial_stream_window_size(limits::STREAM_WINDOW)
-            .initial_connection_window_size(limits::CONNECTION_WINDOW)
-            .max_header_list_size(limits::H2_HEADER_LIST)
-            .max_send_buf_size(limits::SEND_BUFFER)
-            .handshake(TokioIo::new(socket))
-            .await
-            .map_err(Failed::Exchange)?;
-        tokio::task::spawn_local(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "the connection to the application ended");
-            }
-        });
-        *self.h2.borrow_mut() = Some(send.clone());
-        Ok(send)
-    }
-}
-
-fn take_unsent<T>(error: &mut TrySendError<T>) -> Option<T> {
-    error.take_message()
-}
-
-impl H1 {
-    /// Lets hyper notice what happened to an idle connection. The waker does nothing: no task waits for it, and the
-    /// one that used it last must not be kept alive by it.
-    fn is_open(&mut self) -> bool {
-        let mut quiet = Context::from_waker(Waker::noop());
-        Pin::new(&mut self.connection).poll(&mut quiet).is_pending() && self.send.is_ready()
-    }
-}
-
-impl Lease {
     /// Lets the connection make progress.
     pub fn drive(&mut self, cx: &mut Context<'_>) {
         if let Some(h1) = &mut self.h1
@@ -301,8 +423,10 @@ impl Lease {
         let (Some(mut h1), Some(pool)) = (self.h1.take(), self.pool.upgrade()) else { return };
         *h1.exchange.call.borrow_mut() = None;
         let mut idle = pool.idle.borrow_mut();
-        if idle.len() < pool.limits.idle && h1.is_open() {
-            idle.push_back((Instant::now(), h1));
+        if idle.len() < pool.limits.idle && h1.is_open() && pool.target.still_trusts(h1.exchange.generation.get()) {
+            let now = Instant::now();
+            pool.used.set(now);
+            idle.push_back((now, h1));
         }
     }
 }

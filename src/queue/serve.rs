@@ -16,9 +16,10 @@ use super::metrics::Metrics;
 use super::stack::{self, Parts};
 use super::statistics::Statistics;
 use crate::http::call::Connection;
+use crate::http::dial::Target;
 use crate::http::proxy::Proxy;
 use crate::http::server::{Connections, Order, Server, Settings};
-use crate::http::upstream::{Limits, Pool};
+use crate::http::upstream::{Limits, Pool, Speaks};
 use crate::lifecycle::drain::Drain;
 use crate::telemetry::trace::Tracer;
 use crate::worker::{Held, PortId, Serve};
@@ -68,7 +69,7 @@ pub struct Shared {
 
 /// Builds the server of worker `index`, on its thread.
 pub fn on_worker(shared: &Arc<Shared>, index: usize) -> impl Serve + use<> {
-    let pool = Pool::new(shared.application, shared.pool);
+    let pool = Pool::new(Target::plain(shared.application), shared.pool, Speaks::Unknown);
     let connections = Rc::new(Connections::default());
     tokio::task::spawn_local(housekeeping(pool.clone(), connections.clone(), shared.client_idle));
     tokio::task::spawn_local(follow(shared.order.clone(), connections.clone()));
@@ -89,7 +90,7 @@ pub fn on_worker(shared: &Arc<Shared>, index: usize) -> impl Serve + use<> {
         timers: Timers::new(shared.total, shared.start, shared.idle),
         breaker: shared.breaker.clone(),
         stats: Rc::new(shared.statistics.worker(index)),
-        proxy: Proxy::new(pool, shared.application),
+        proxy: Proxy::new(pool),
     });
     let failed = |error: &std::io::Error, peer: SocketAddr| {
         tracing::info!("http: TLS handshake error from {peer}: {error}");

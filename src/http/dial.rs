@@ -1,0 +1,183 @@
+//! Opening one connection to an upstream: TCP, and TLS where the upstream must prove who it is.
+//!
+//! Called by [`super::upstream`] when a pool has no connection left, and by [`super::replay`] when a pooled one turns out
+//! to be dead. Data side. Connecting and shaking hands have a limit each: a slow handshake on a throttled pod is not
+//! mistaken for a host that is not there. Whatever fails here has failed before a byte of a request was written, so the
+//! request may go elsewhere.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
+
+use crate::tls;
+use crate::tls::client::{Alpn, Connector};
+use crate::tls::trust;
+use crate::tls::verifier::ExpectedSan;
+
+/// Where connections go, and what the other end has to prove.
+pub struct Target {
+    /// The address.
+    pub address: SocketAddr,
+    /// TLS; none is plaintext.
+    pub tls: Option<Tls>,
+    /// Longest time for TCP to connect; none is the kernel's.
+    pub connect: Option<Duration>,
+    /// Longest time for the TLS handshake; none is no limit.
+    pub handshake: Option<Duration>,
+}
+
+/// What a TLS upstream must prove, and to whom.
+#[derive(Clone)]
+pub struct Tls {
+    /// Shakes hands.
+    pub connector: Arc<Connector>,
+    /// The store that the connector verifies with: says whether an older generation's verdict still counts.
+    pub trust: Arc<trust::Store>,
+    /// The exact name.
+    pub expected: ExpectedSan,
+}
+
+/// Why there is no connection. No byte of a request was written.
+#[derive(Debug, thiserror::Error)]
+pub enum Unreached {
+    /// TCP did not connect.
+    #[error(transparent)]
+    Refused(io::Error),
+    /// TCP did not connect in time.
+    #[error("no connection within {0:?}")]
+    ConnectTimeout(Duration),
+    /// The handshake failed: the peer is not who it should be, or speaks no TLS.
+    #[error("TLS handshake failed: {0}")]
+    Handshake(tls::error::Error),
+    /// The handshake was not over in time.
+    #[error("TLS handshake not over within {0:?}")]
+    HandshakeTimeout(Duration),
+}
+
+impl From<Unreached> for io::Error {
+    fn from(error: Unreached) -> Self {
+        match error {
+            Unreached::Refused(error) => error,
+            Unreached::ConnectTimeout(_) | Unreached::HandshakeTimeout(_) => {
+                Self::new(io::ErrorKind::TimedOut, error.to_string())
+            }
+            Unreached::Handshake(_) => Self::new(io::ErrorKind::InvalidData, error.to_string()),
+        }
+    }
+}
+
+impl Target {
+    /// A plaintext target without limits of its own.
+    #[must_use]
+    pub fn plain(address: SocketAddr) -> Self {
+        Self { address, tls: None, connect: None, handshake: None }
+    }
+
+    /// Opens a connection. Returns the trust generation that verified the peer with it; 0 for plaintext.
+    ///
+    /// # Errors
+    /// There is none.
+    pub async fn dial(&self) -> Result<(Socket, u64), Unreached> {
+        let connecting = TcpStream::connect(self.address);
+        let connected = match self.connect {
+            None => connecting.await,
+            Some(limit) => {
+                tokio::time::timeout(limit, connecting).await.map_err(|_| Unreached::ConnectTimeout(limit))?
+            }
+        };
+        let socket = connected.map_err(Unreached::Refused)?;
+        let _ = socket.set_nodelay(true);
+        match &self.tls {
+            None => Ok((Socket::Plain(socket), 0)),
+            Some(tls) => Box::pin(tls.shake_hands(socket, self.address, self.handshake)).await,
+        }
+    }
+
+    /// Whether what `generation` verified may go on.
+    #[must_use]
+    pub fn still_trusts(&self, generation: u64) -> bool {
+        self.tls.as_ref().is_none_or(|tls| tls.trust.is_current(generation))
+    }
+}
+
+impl Tls {
+    async fn shake_hands(
+        &self,
+        socket: TcpStream,
+        address: SocketAddr,
+        limit: Option<Duration>,
+    ) -> Result<(Socket, u64), Unreached> {
+        // No protocol is offered: the protocol inside follows the request, as with the Go activator.
+        let shaking = self.connector.connect(socket, address.ip(), &self.expected, Alpn::None);
+        let connected = match limit {
+            None => shaking.await,
+            Some(limit) => {
+                tokio::time::timeout(limit, shaking).await.map_err(|_| Unreached::HandshakeTimeout(limit))?
+            }
+        }
+        .map_err(Unreached::Handshake)?;
+        Ok((Socket::Tls(Box::new(connected.stream)), connected.generation))
+    }
+}
+
+/// A connection to an upstream as bytes.
+pub enum Socket {
+    /// As it is.
+    Plain(TcpStream),
+    /// After a verified handshake.
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match &mut *self {
+            Self::Plain(socket) => Pin::new(socket).poll_read(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match &mut *self {
+            Self::Plain(socket) => Pin::new(socket).poll_write(cx, bytes),
+            Self::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match &mut *self {
+            Self::Plain(socket) => Pin::new(socket).poll_write_vectored(cx, slices),
+            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut *self {
+            Self::Plain(_) => Poll::Ready(Ok(())),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut *self {
+            Self::Plain(socket) => Pin::new(socket).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
