@@ -35,7 +35,9 @@ impl<S: tower::Service<Request, Response = Response, Error = Cause>> tower::Serv
     }
 }
 
-fn made_of(headers: &HeaderMap) -> Option<HeaderValue> {
+/// The value of `Forwarded` for a request with these headers; nothing if it has one, or nothing to make it of.
+#[must_use]
+pub fn made_of(headers: &HeaderMap) -> Option<HeaderValue> {
     if headers.get(header::FORWARDED).is_some_and(|v| !v.is_empty()) {
         return None;
     }
