@@ -13,6 +13,8 @@ pub mod telemetry;
 pub mod net;
 pub mod tls;
 
+pub mod kube;
+
 pub mod worker;
 
 pub mod http;
