@@ -22,6 +22,7 @@ pub mod http;
 pub mod control;
 pub mod knative;
 
+pub mod activator;
 pub mod gateway;
 pub mod queue;
 

@@ -1,0 +1,4 @@
+//! The activator: holds requests while their revision has no pod that can take them, and sends them on when it has.
+
+pub mod probing;
+pub mod throttle;

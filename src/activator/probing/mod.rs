@@ -1,0 +1,1 @@
+//! Finds out which pods can take requests.
