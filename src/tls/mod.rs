@@ -15,6 +15,7 @@ pub mod key;
 pub mod pem;
 pub mod policy;
 pub mod provider;
+pub mod resolver;
 pub mod resume;
 pub mod san;
 pub mod server;
