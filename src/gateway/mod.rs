@@ -1,2 +1,3 @@
 //! The gateway role: Knative's ingress.
 pub mod route;
+pub mod status;
