@@ -1,1 +1,2 @@
 //! Sockets: listening, connecting, looking at first bytes, copying.
+pub mod proxy_protocol;
