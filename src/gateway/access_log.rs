@@ -1,0 +1,467 @@
+//! The access log's line, in Envoy's template language.
+//!
+//! Parsed when settings are read (control side), rendered after each request (data side) without looking anything up
+//! by name. Operators that are not known are named when the template is read and come out as `-`, as values do that a
+//! request does not have. Source: Envoy's documentation, "Access logging", "Command operators".
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderName};
+use time::OffsetDateTime;
+use time::format_description::BorrowedFormatItem;
+use time::macros::format_description;
+
+/// Envoy's default line, which is Kourier's.
+pub const DEFAULT: &str = "[%START_TIME%] \"%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%\" \
+%RESPONSE_CODE% %RESPONSE_FLAGS% %BYTES_RECEIVED% %BYTES_SENT% %DURATION% %RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)% \
+\"%REQ(X-FORWARDED-FOR)%\" \"%REQ(USER-AGENT)%\" \"%REQ(X-REQUEST-ID)%\" \"%REQ(:AUTHORITY)%\" \"%UPSTREAM_HOST%\"\n";
+
+/// What a line can tell of a request.
+#[derive(Debug)]
+pub struct Entry<'a> {
+    /// When its header had come in.
+    pub start: OffsetDateTime,
+    /// From then to the end of the response.
+    pub duration: Duration,
+    /// Method.
+    pub method: &'a str,
+    /// Path and query.
+    pub path: &'a str,
+    /// Host as it was sent.
+    pub authority: &'a str,
+    /// `http` or `https`.
+    pub scheme: &'a str,
+    /// `HTTP/1.1`, `HTTP/2`.
+    pub protocol: &'a str,
+    /// Headers of the request.
+    pub request: &'a HeaderMap,
+    /// Headers of the response.
+    pub response: &'a HeaderMap,
+    /// Status; 0 if the caller left before there was one.
+    pub status: u16,
+    /// Why the gateway answered by itself, in Envoy's letters (`NR`, `UF`, `UH`, `DC`), or nothing.
+    pub flags: &'a str,
+    /// Why, as the cause's token.
+    pub details: &'a str,
+    /// Bytes of the request's body.
+    pub received: u64,
+    /// Bytes of the response's body.
+    pub sent: u64,
+    /// Where the request went.
+    pub upstream: Option<std::net::SocketAddr>,
+    /// `namespace/service` that it went to.
+    pub cluster: &'a str,
+    /// The caller.
+    pub remote: std::net::SocketAddr,
+    /// The address that the caller came in by.
+    pub local: Option<std::net::SocketAddr>,
+    /// The server name of the caller's TLS hello.
+    pub server_name: Option<&'a str>,
+    /// `TLSv1.3`, `TLSv1.2`.
+    pub tls_version: Option<&'a str>,
+}
+
+/// A template, read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Template {
+    parts: Vec<Part>,
+    /// Operators that are not known, as they stand in the template.
+    pub unknown: Vec<String>,
+}
+
+/// A template that can't be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("access log template, column {column}: {expected}")]
+pub struct Invalid {
+    /// Where, in characters from 1.
+    pub column: usize,
+    /// What is wrong.
+    pub expected: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Part {
+    Text(String),
+    Start(Option<Vec<Piece>>),
+    Duration,
+    Protocol,
+    Code,
+    CodeDetails,
+    Flags,
+    Received,
+    Sent,
+    UpstreamHost,
+    UpstreamCluster,
+    Remote { port: bool },
+    Local { port: bool },
+    ServerName,
+    TlsVersion,
+    Request(Field, Option<Field>, Option<usize>),
+    Response(HeaderName, Option<HeaderName>, Option<usize>),
+    Absent,
+}
+
+/// A header or pseudo-header of a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Field {
+    Method,
+    Path,
+    Authority,
+    Scheme,
+    Header(HeaderName),
+}
+
+/// A piece of a `strftime` format.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Piece {
+    Text(String),
+    Spec(char),
+    /// Digits of the second's fraction.
+    Fraction(usize),
+}
+
+impl Template {
+    /// Reads a template.
+    ///
+    /// # Errors
+    /// A `%` without its partner, or parentheses that are not closed.
+    pub fn parse(text: &str) -> Result<Self, Invalid> {
+        let mut parts = Vec::new();
+        let mut unknown = Vec::new();
+        let mut literal = String::new();
+        let mut rest = text;
+        while let Some(at) = rest.find('%') {
+            let column = text.len() - rest.len() + at;
+            let invalid =
+                |expected| Invalid { column: text.get(..column).map_or(0, |t| t.chars().count()) + 1, expected };
+            let (before, operator) = rest.split_at(at);
+            literal.push_str(before);
+            if let Some(after) = operator.strip_prefix("%%") {
+                literal.push('%');
+                rest = after;
+                continue;
+            }
+            let end = operator_end(operator).ok_or(invalid("an operator that begins here is not closed by %"))?;
+            let (inside, after) =
+                (operator.get(1..end).unwrap_or_default(), operator.get(end + 1..).unwrap_or_default());
+            if !literal.is_empty() {
+                parts.push(Part::Text(std::mem::take(&mut literal)));
+            }
+            let part = read(inside).unwrap_or(Part::Absent);
+            if part == Part::Absent {
+                unknown.push(format!("%{inside}%"));
+            }
+            parts.push(part);
+            rest = after;
+        }
+        literal.push_str(rest);
+        if !literal.is_empty() {
+            parts.push(Part::Text(literal));
+        }
+        Ok(Self { parts, unknown })
+    }
+
+    /// Appends the line of a request.
+    pub fn render(&self, entry: &Entry<'_>, out: &mut String) {
+        for part in &self.parts {
+            let before = out.len();
+            part.render(entry, out);
+            if out.len() == before {
+                out.push('-');
+            }
+        }
+    }
+}
+
+/// The closing `%`: behind the closing parenthesis and the length, if there are any.
+fn operator_end(operator: &str) -> Option<usize> {
+    let percent = operator.get(1..)?.find('%')? + 1;
+    match operator.find('(') {
+        Some(open) if open < percent => {
+            let rest = operator.get(open..)?;
+            let close = rest.match_indices(')').find(|(at, _)| {
+                // Behind it, nothing or a length; a format of time has parentheses and per cent signs of its own.
+                rest.get(at + 1..).is_some_and(|after| after.starts_with('%') || after.starts_with(':'))
+            });
+            let close = close?.0 + open;
+            Some(operator.get(close..)?.find('%')? + close)
+        }
+        _ => Some(percent),
+    }
+}
+
+fn read(inside: &str) -> Option<Part> {
+    let (name, argument, length) = match inside.split_once('(') {
+        None => (inside, None, None),
+        Some((name, rest)) => {
+            let (argument, length) = rest.rsplit_once(')')?;
+            let length = match length.strip_prefix(':') {
+                Some(digits) => Some(digits.parse().ok()?),
+                None if length.is_empty() => None,
+                None => return None,
+            };
+            (name, Some(argument), length)
+        }
+    };
+    Some(match (name, argument) {
+        ("START_TIME", None) => Part::Start(None),
+        ("START_TIME", Some(format)) => Part::Start(Some(strftime(format))),
+        ("DURATION", None) => Part::Duration,
+        ("PROTOCOL", None) => Part::Protocol,
+        ("RESPONSE_CODE", None) => Part::Code,
+        ("RESPONSE_CODE_DETAILS", None) => Part::CodeDetails,
+        ("RESPONSE_FLAGS" | "RESPONSE_FLAGS_LONG", None) => Part::Flags,
+        ("BYTES_RECEIVED", None) => Part::Received,
+        ("BYTES_SENT", None) => Part::Sent,
+        ("UPSTREAM_HOST" | "UPSTREAM_REMOTE_ADDRESS", None) => Part::UpstreamHost,
+        ("UPSTREAM_CLUSTER" | "UPSTREAM_CLUSTER_RAW", None) => Part::UpstreamCluster,
+        ("DOWNSTREAM_REMOTE_ADDRESS" | "DOWNSTREAM_DIRECT_REMOTE_ADDRESS", None) => Part::Remote { port: true },
+        ("DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT" | "DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT", None) => {
+            Part::Remote { port: false }
+        }
+        ("DOWNSTREAM_LOCAL_ADDRESS", None) => Part::Local { port: true },
+        ("DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT", None) => Part::Local { port: false },
+        ("REQUESTED_SERVER_NAME", None) => Part::ServerName,
+        ("DOWNSTREAM_TLS_VERSION", None) => Part::TlsVersion,
+        ("REQ", Some(argument)) => {
+            let (first, second) = alternatives(argument);
+            Part::Request(field(first)?, second.map(field).transpose_option()?, length)
+        }
+        ("RESP", Some(argument)) => {
+            let (first, second) = alternatives(argument);
+            Part::Response(header(first)?, second.map(header).transpose_option()?, length)
+        }
+        _ => return None,
+    })
+}
+
+/// `Some(None)` is a failure, `None` nothing to do.
+trait TransposeOption<T> {
+    fn transpose_option(self) -> Option<Option<T>>;
+}
+
+impl<T> TransposeOption<T> for Option<Option<T>> {
+    fn transpose_option(self) -> Option<Option<T>> {
+        match self {
+            None => Some(None),
+            Some(None) => None,
+            Some(some) => Some(some),
+        }
+    }
+}
+
+fn alternatives(argument: &str) -> (&str, Option<&str>) {
+    argument.split_once('?').map_or((argument, None), |(first, second)| (first, Some(second)))
+}
+
+fn header(name: &str) -> Option<HeaderName> {
+    HeaderName::from_bytes(name.as_bytes()).ok()
+}
+
+fn field(name: &str) -> Option<Field> {
+    match name.to_ascii_lowercase().as_str() {
+        ":method" => Some(Field::Method),
+        ":path" => Some(Field::Path),
+        ":authority" | "host" => Some(Field::Authority),
+        ":scheme" => Some(Field::Scheme),
+        name => header(name).map(Field::Header),
+    }
+}
+
+fn strftime(format: &str) -> Vec<Piece> {
+    let mut pieces = Vec::new();
+    let mut text = String::new();
+    let mut chars = format.chars();
+    while let Some(char) = chars.next() {
+        match (char, if char == '%' { chars.next() } else { None }) {
+            ('%', Some('%')) => text.push('%'),
+            ('%', Some(spec)) => {
+                if !text.is_empty() {
+                    pieces.push(Piece::Text(std::mem::take(&mut text)));
+                }
+                let digits = spec.to_digit(10).and_then(|digits| usize::try_from(digits).ok());
+                pieces.push(match digits.filter(|digits| (1..=9).contains(digits)) {
+                    Some(digits) if chars.as_str().starts_with('f') => {
+                        chars.next();
+                        Piece::Fraction(digits)
+                    }
+                    _ if spec == 'f' => Piece::Fraction(9),
+                    _ => Piece::Spec(spec),
+                });
+            }
+            (char, _) => text.push(char),
+        }
+    }
+    if !text.is_empty() {
+        pieces.push(Piece::Text(text));
+    }
+    pieces
+}
+
+const ISO: &[BorrowedFormatItem<'_>] =
+    format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
+
+impl Part {
+    fn render(&self, entry: &Entry<'_>, out: &mut String) {
+        // Writing to a string can't fail.
+        let _ = match self {
+            Self::Text(text) => out.write_str(text),
+            Self::Start(None) => out.write_str(&entry.start.format(ISO).unwrap_or_default()),
+            Self::Start(Some(pieces)) => pieces.iter().try_for_each(|piece| piece.render(entry.start, out)),
+            Self::Duration => write!(out, "{}", entry.duration.as_millis()),
+            Self::Protocol => out.write_str(entry.protocol),
+            Self::Code => write!(out, "{}", entry.status),
+            Self::CodeDetails => out.write_str(entry.details),
+            Self::Flags => out.write_str(entry.flags),
+            Self::Received => write!(out, "{}", entry.received),
+            Self::Sent => write!(out, "{}", entry.sent),
+            Self::UpstreamHost => entry.upstream.map_or(Ok(()), |address| write!(out, "{address}")),
+            Self::UpstreamCluster => out.write_str(entry.cluster),
+            Self::Remote { port } => address(entry.remote, *port, out),
+            Self::Local { port } => entry.local.map_or(Ok(()), |local| address(local, *port, out)),
+            Self::ServerName => out.write_str(entry.server_name.unwrap_or_default()),
+            Self::TlsVersion => out.write_str(entry.tls_version.unwrap_or_default()),
+            Self::Request(first, second, length) => {
+                let value = entry.field(first).or_else(|| entry.field(second.as_ref()?));
+                out.write_str(cut(value.unwrap_or_default(), *length))
+            }
+            Self::Response(first, second, length) => {
+                let of = |name: &HeaderName| entry.response.get(name)?.to_str().ok();
+                let value = of(first).or_else(|| of(second.as_ref()?));
+                out.write_str(cut(value.unwrap_or_default(), *length))
+            }
+            Self::Absent => Ok(()),
+        };
+    }
+}
+
+impl Entry<'_> {
+    fn field(&self, field: &Field) -> Option<&str> {
+        match field {
+            Field::Method => Some(self.method),
+            Field::Path => Some(self.path),
+            Field::Authority => Some(self.authority),
+            Field::Scheme => Some(self.scheme),
+            Field::Header(name) => self.request.get(name)?.to_str().ok(),
+        }
+    }
+}
+
+impl Piece {
+    fn render(&self, at: OffsetDateTime, out: &mut String) -> std::fmt::Result {
+        match self {
+            Self::Text(text) => out.write_str(text),
+            Self::Spec('Y') => write!(out, "{:04}", at.year()),
+            Self::Spec('m') => write!(out, "{:02}", u8::from(at.month())),
+            Self::Spec('d') => write!(out, "{:02}", at.day()),
+            Self::Spec('H') => write!(out, "{:02}", at.hour()),
+            Self::Spec('M') => write!(out, "{:02}", at.minute()),
+            Self::Spec('S') => write!(out, "{:02}", at.second()),
+            Self::Spec('F') => write!(out, "{:04}-{:02}-{:02}", at.year(), u8::from(at.month()), at.day()),
+            Self::Spec('T') => write!(out, "{:02}:{:02}:{:02}", at.hour(), at.minute(), at.second()),
+            Self::Spec('s') => write!(out, "{}", at.unix_timestamp()),
+            Self::Fraction(digits) => {
+                out.write_str(format!("{:09}", at.nanosecond()).get(..*digits).unwrap_or_default())
+            }
+            Self::Spec('z') => out.write_str("+0000"),
+            Self::Spec('Z') => out.write_str("UTC"),
+            Self::Spec(other) => write!(out, "%{other}"),
+        }
+    }
+}
+
+fn address(address: std::net::SocketAddr, port: bool, out: &mut String) -> std::fmt::Result {
+    if port { write!(out, "{address}") } else { write!(out, "{}", address.ip()) }
+}
+
+/// The first `length` characters.
+fn cut(text: &str, length: Option<usize>) -> &str {
+    let end = length.and_then(|length| text.char_indices().nth(length)).map_or(text.len(), |(at, _)| at);
+    text.get(..end).unwrap_or(text)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn line(template: &str) -> String {
+        let mut request = HeaderMap::new();
+        request.insert("user-agent", "curl/8".parse().unwrap());
+        let response = HeaderMap::new();
+        let entry = Entry {
+            start: OffsetDateTime::from_unix_timestamp(1_700_000_000).unwrap() + Duration::from_millis(7),
+            duration: Duration::from_micros(12_900),
+            method: "GET",
+            path: "/a?b",
+            authority: "a.example.com",
+            scheme: "https",
+            protocol: "HTTP/2",
+            request: &request,
+            response: &response,
+            status: 200,
+            flags: "",
+            details: "",
+            received: 0,
+            sent: 14,
+            upstream: Some("10.0.0.1:8112".parse().unwrap()),
+            cluster: "ns/app-00001",
+            remote: "192.0.2.1:4711".parse().unwrap(),
+            local: None,
+            server_name: Some("a.example.com"),
+            tls_version: Some("TLSv1.3"),
+        };
+        let mut out = String::new();
+        Template::parse(template).unwrap().render(&entry, &mut out);
+        out
+    }
+
+    #[test]
+    fn given_the_default_when_rendered_then_the_line_is_envoys() {
+        assert_eq!(
+            line(DEFAULT),
+            "[2023-11-14T22:13:20.007Z] \"GET /a?b HTTP/2\" 200 - 0 14 12 - \"-\" \"curl/8\" \"-\" \"a.example.com\" \
+             \"10.0.0.1:8112\"\n"
+        );
+    }
+
+    #[test]
+    fn given_operators_when_rendered_then_each_says_what_it_stands_for() {
+        for (template, expected) in [
+            ("%START_TIME(%Y/%m/%d %H:%M:%S.%3f %s)%", "2023/11/14 22:13:20.007 1700000000"),
+            ("%REQ(X-NONE?USER-AGENT)%|%REQ(USER-AGENT):4%|%RESP(X)%", "curl/8|curl|-"),
+            ("%DOWNSTREAM_REMOTE_ADDRESS% %DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%", "192.0.2.1:4711 192.0.2.1"),
+            (
+                "%REQUESTED_SERVER_NAME% %DOWNSTREAM_TLS_VERSION% %UPSTREAM_CLUSTER%",
+                "a.example.com TLSv1.3 ns/app-00001",
+            ),
+            ("100%% %NONSENSE% %DOWNSTREAM_LOCAL_ADDRESS%", "100% - -"),
+            ("", ""),
+        ] {
+            assert_eq!(line(template), expected, "{template}");
+        }
+    }
+
+    #[test]
+    fn given_unknown_operators_when_parsed_then_they_are_named() {
+        let template = Template::parse("%PROTOCOL% %NONSENSE% %REQ(a b)% %REQ(x):y%").unwrap();
+
+        assert_eq!(template.unknown, ["%NONSENSE%", "%REQ(a b)%", "%REQ(x):y%"]);
+    }
+
+    #[test]
+    fn given_an_operator_without_end_when_parsed_then_the_column_is_named() {
+        assert_eq!(Template::parse("abc %PROTOCOL").unwrap_err().column, 5);
+        assert_eq!(Template::parse("ä %REQ(x").unwrap_err().column, 3);
+        assert_eq!(Template::parse("%").unwrap_err().column, 1);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn given_any_template_when_parsed_then_nothing_panics(text in "[%():?a-zA-Z_äA-Z ]{0,40}") {
+            if Template::parse(&text).is_ok() {
+                line(&text);
+            }
+        }
+    }
+}
