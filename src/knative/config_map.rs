@@ -28,8 +28,8 @@ impl Object for ConfigMap {
     const KIND: Kind = Kind { group: "", version: "v1", kind: "ConfigMap", plural: "configmaps" };
     type Wire = Wire;
 
-    fn meta(wire: &Wire) -> &Meta {
-        &wire.metadata
+    fn meta_mut(wire: &mut Wire) -> &mut Meta {
+        &mut wire.metadata
     }
 
     fn shrink(Wire { data, .. }: Wire) -> Result<Option<Self>, String> {

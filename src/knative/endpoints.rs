@@ -133,8 +133,8 @@ impl Object for Endpoints {
     const KIND: Kind = Kind { group: "", version: "v1", kind: "Endpoints", plural: "endpoints" };
     type Wire = Wire;
 
-    fn meta(wire: &Wire) -> &Meta {
-        &wire.metadata
+    fn meta_mut(wire: &mut Wire) -> &mut Meta {
+        &mut wire.metadata
     }
 
     fn shrink(Wire { metadata, subsets }: Wire) -> Result<Option<Self>, String> {

@@ -112,8 +112,8 @@ impl Object for Revision {
     const KIND: Kind = Kind { group: "serving.knative.dev", version: "v1", kind: "Revision", plural: "revisions" };
     type Wire = Wire;
 
-    fn meta(wire: &Wire) -> &Meta {
-        &wire.metadata
+    fn meta_mut(wire: &mut Wire) -> &mut Meta {
+        &mut wire.metadata
     }
 
     fn shrink(Wire { metadata, spec }: Wire) -> Result<Option<Self>, String> {

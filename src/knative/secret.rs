@@ -44,8 +44,8 @@ impl Object for Secret {
     const KIND: Kind = Kind { group: "", version: "v1", kind: "Secret", plural: "secrets" };
     type Wire = Wire;
 
-    fn meta(wire: &Wire) -> &Meta {
-        &wire.metadata
+    fn meta_mut(wire: &mut Wire) -> &mut Meta {
+        &mut wire.metadata
     }
 
     fn shrink(wire: Wire) -> Result<Option<Self>, String> {

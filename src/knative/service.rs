@@ -59,8 +59,8 @@ impl Object for Service {
     const KIND: Kind = Kind { group: "", version: "v1", kind: "Service", plural: "services" };
     type Wire = Wire;
 
-    fn meta(wire: &Wire) -> &Meta {
-        &wire.metadata
+    fn meta_mut(wire: &mut Wire) -> &mut Meta {
+        &mut wire.metadata
     }
 
     fn shrink(Wire { spec, .. }: Wire) -> Result<Option<Self>, String> {

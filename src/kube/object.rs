@@ -38,7 +38,7 @@ pub trait Object: PartialEq + Sized + 'static {
     type Wire: DeserializeOwned;
 
     /// The metadata of what was read.
-    fn meta(wire: &Self::Wire) -> &Meta;
+    fn meta_mut(wire: &mut Self::Wire) -> &mut Meta;
 
     /// What is kept of it; nothing if the object is none of those that are wanted.
     ///
@@ -195,25 +195,51 @@ pub(crate) struct Unreadable {
     pub(crate) why: String,
 }
 
-/// Reads one object. `namespace` is what an object without one is taken to be in.
+/// Reads one object.
 pub(crate) fn read<T: Object>(json: &[u8], selection: &Selection) -> Result<Read<T>, Unreadable> {
     let mut deserializer = serde_json::Deserializer::from_slice(json);
-    let wire: T::Wire = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
-        let path = error.path().to_string();
-        let why = match path.as_str() {
-            "." => error.inner().to_string(),
-            path => format!("{path}: {}", error.inner()),
-        };
-        Unreadable { key: key_alone(json), why }
-    })?;
-    let meta = T::meta(&wire);
+    match serde_path_to_error::deserialize(&mut deserializer) {
+        Ok(wire) => judge(wire, selection, ""),
+        Err(error) => Err(Unreadable { key: key_alone(json), why: words(&error) }),
+    }
+}
+
+/// Reads one object of a manifest. Without a namespace it is in `namespace`.
+pub(crate) fn read_value<T: Object>(
+    value: &serde_json::Value,
+    selection: &Selection,
+    namespace: &str,
+) -> Result<Read<T>, Unreadable> {
+    match serde_path_to_error::deserialize(value) {
+        Ok(wire) => judge(wire, selection, namespace),
+        Err(error) => {
+            let text = |name: &str| value.pointer(name).and_then(serde_json::Value::as_str);
+            let namespace = text("/metadata/namespace").filter(|own| !own.is_empty()).unwrap_or(namespace);
+            let key = text("/metadata/name").map(|name| Key::new(namespace, name));
+            Err(Unreadable { key, why: words(&error) })
+        }
+    }
+}
+
+fn judge<T: Object>(mut wire: T::Wire, selection: &Selection, namespace: &str) -> Result<Read<T>, Unreadable> {
+    let meta = T::meta_mut(&mut wire);
+    if meta.namespace.is_empty() {
+        meta.namespace.push_str(namespace);
+    }
     let (key, uid, wanted) = (meta.key(), number(&meta.uid), selection.includes(meta));
-    let object = match T::shrink(wire) {
-        _ if !wanted => None,
-        Ok(object) => object,
-        Err(why) => return Err(Unreadable { key: Some(key), why }),
+    let object = match wanted.then(|| T::shrink(wire)) {
+        None => None,
+        Some(Ok(object)) => object,
+        Some(Err(why)) => return Err(Unreadable { key: Some(key), why }),
     };
     Ok(Read { key, uid, object })
+}
+
+fn words(error: &serde_path_to_error::Error<serde_json::Error>) -> String {
+    match error.path().to_string().as_str() {
+        "." => error.inner().to_string(),
+        path => format!("{path}: {}", error.inner()),
+    }
 }
 
 /// The key of an object whose other fields may be broken.

@@ -282,6 +282,11 @@ impl<T: PartialEq> Writer<T> {
         }
     }
 
+    /// Whether anybody still holds the objects.
+    pub(crate) fn is_read(&self) -> bool {
+        self.shared.strong_count() > 0
+    }
+
     /// What the source counts.
     pub(crate) fn counters(&self) -> &Counters {
         &self.counters
