@@ -65,15 +65,40 @@ pub enum Cause {
     /// The application switched to a protocol that was not asked for.
     #[error("the application switched to a protocol that was not asked for")]
     UpstreamSwitch,
-    /// The request took longer than it may in all.
-    #[error("request timeout")]
-    TimeoutTotal(Duration),
-    /// The response did not begin in time.
-    #[error("request timeout")]
-    TimeoutStart(Duration),
-    /// Nothing was sent to the caller for too long.
-    #[error("request timeout")]
-    TimeoutIdle(Duration),
+    /// A timer ran out.
+    #[error("{text}")]
+    Timeout {
+        /// Which one.
+        timer: Timer,
+        /// Its length.
+        after: Duration,
+        /// What the caller reads.
+        text: &'static str,
+    },
+    /// There is nothing by the name that the request gives.
+    #[error("{0}")]
+    NotFound(String),
+    /// Too much waits already: the caller may try again in a second.
+    #[error("{text}")]
+    Overload {
+        /// The cause's token.
+        token: &'static str,
+        /// What the caller reads.
+        text: &'static str,
+    },
+}
+
+/// The timers of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Timer {
+    /// From its arrival to the end of its response.
+    Total,
+    /// From its arrival to the first byte of its response.
+    Start,
+    /// Between bytes to the caller.
+    Idle,
+    /// From its arrival until an upstream could take it.
+    Waiting,
 }
 
 impl Cause {
@@ -95,9 +120,10 @@ impl Cause {
             | Self::UpstreamReset(_)
             | Self::UpstreamMalformed(_)
             | Self::UpstreamSwitch => StatusCode::BAD_GATEWAY,
-            Self::QueueFull | Self::Draining => StatusCode::SERVICE_UNAVAILABLE,
+            Self::QueueFull | Self::Draining | Self::Overload { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::Probe(status, _) => *status,
-            Self::TimeoutTotal(_) | Self::TimeoutStart(_) | Self::TimeoutIdle(_) => StatusCode::GATEWAY_TIMEOUT,
+            Self::NotFound(_) => StatusCode::NOT_FOUND,
+            Self::Timeout { .. } => StatusCode::GATEWAY_TIMEOUT,
         }
     }
 
@@ -121,17 +147,21 @@ impl Cause {
             Self::UpstreamReset(_) => "upstream_reset",
             Self::UpstreamMalformed(_) => "upstream_malformed",
             Self::UpstreamSwitch => "upstream_switch",
-            Self::TimeoutTotal(_) => "timeout_total",
-            Self::TimeoutStart(_) => "timeout_start",
-            Self::TimeoutIdle(_) => "timeout_idle",
+            Self::Timeout { timer: Timer::Total, .. } => "timeout_total",
+            Self::Timeout { timer: Timer::Start, .. } => "timeout_start",
+            Self::Timeout { timer: Timer::Idle, .. } => "timeout_idle",
+            Self::Timeout { timer: Timer::Waiting, .. } => "timeout_waiting",
+            Self::NotFound(_) => "not_found",
+            Self::Overload { token, .. } => token,
         }
     }
 
     /// The status of a gRPC call that ends so (https://grpc.github.io/grpc/core/md_doc_statuscodes.html).
     fn grpc_status(&self) -> &'static str {
         match self {
-            Self::TimeoutTotal(_) | Self::TimeoutStart(_) | Self::TimeoutIdle(_) => "4",
-            Self::QueueFull => "8",
+            Self::Timeout { .. } => "4",
+            Self::NotFound(_) => "12",
+            Self::QueueFull | Self::Overload { .. } => "8",
             Self::BadRequest(_) | Self::Expectation | Self::Connect => "3",
             _ => "14",
         }
@@ -143,7 +173,7 @@ impl Cause {
         call.cause.set(Some(self.token()));
         let text = match self {
             Self::Probe(_, text) => text.clone(),
-            Self::TimeoutTotal(_) | Self::TimeoutStart(_) | Self::TimeoutIdle(_) => self.to_string(),
+            Self::Timeout { .. } => self.to_string(),
             _ => format!("{self}\n"),
         };
         let mut response = http::Response::new(Body::full(Bytes::from(text)));
@@ -152,6 +182,9 @@ impl Cause {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
         headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         headers.insert(CAUSE_HEADER, HeaderValue::from_static(self.token()));
+        if let Self::Overload { .. } = self {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
         if call.grpc.get() && !matches!(self, Self::Probe(..) | Self::Draining) {
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
             headers.insert("grpc-status", HeaderValue::from_static(self.grpc_status()));

@@ -12,7 +12,7 @@ use crate::local::pki::Authority;
 use crate::local::report::Report;
 use crate::local::rotate::{rotate, trust};
 use crate::local::topology::{Options, Topology, loopback};
-use crate::local::websocket;
+use crate::net::websocket;
 
 const ONLY_TLS12: &[&rustls::SupportedProtocolVersion] = &[&rustls::version::TLS12];
 const HOST: &str = "hello.default.example.com";

@@ -8,4 +8,3 @@ pub mod report;
 pub mod rotate;
 pub mod run;
 pub mod topology;
-pub mod websocket;

@@ -1,2 +1,4 @@
-//! Sockets: listening, connecting, looking at first bytes, copying.
+//! What goes over sockets below HTTP.
+
 pub mod proxy_protocol;
+pub mod websocket;

@@ -11,12 +11,12 @@ use tokio::sync::watch;
 use super::breaker::Breaker;
 use super::layer::observe::{Observer, RequestLog};
 use super::layer::probe::Check;
-use super::layer::timeouts::Timers;
 use super::metrics::Metrics;
 use super::stack::{self, Parts};
 use super::statistics::Statistics;
 use crate::http::call::Connection;
 use crate::http::dial::Target;
+use crate::http::layer::timeouts::Timers;
 use crate::http::proxy::Proxy;
 use crate::http::server::{Connections, Order, Server, Settings};
 use crate::http::upstream::{Limits, Pool, Speaks};
@@ -28,6 +28,9 @@ use crate::worker::{Held, PortId, Serve};
 pub const PLAIN: PortId = 0;
 /// The TLS listener.
 pub const TLS: PortId = 1;
+
+/// What callers read when a timer ran out (`pkg/queue/sharedmain`).
+const TIMEOUT: &str = "request timeout";
 
 /// What all workers are made of; shared, immutable or atomic.
 pub struct Shared {
@@ -87,7 +90,7 @@ pub fn on_worker(shared: &Arc<Shared>, index: usize) -> impl Serve + use<> {
         check,
         drain: shared.drain.clone(),
         shard: shared.drain.shard(index),
-        timers: Timers::new(shared.total, shared.start, shared.idle),
+        timers: Timers::new(shared.total, shared.start, shared.idle, TIMEOUT),
         breaker: shared.breaker.clone(),
         stats: Rc::new(shared.statistics.worker(index)),
         proxy: Proxy::new(pool),

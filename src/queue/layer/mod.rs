@@ -2,8 +2,6 @@
 
 pub mod concurrency;
 pub mod forwarded;
-pub mod in_flight;
 pub mod observe;
 pub mod probe;
 pub mod strict;
-pub mod timeouts;

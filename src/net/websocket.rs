@@ -1,4 +1,5 @@
-//! Just enough of RFC 6455 for the sample application and for `local --check`: unfragmented frames up to 1 MiB.
+//! Just enough of RFC 6455 for the link to the autoscaler, the sample application and `local --check`: unfragmented
+//! frames up to 1 MiB.
 //!
 //! The proxy itself never looks into WebSocket frames of others; it only writes a close frame when it has to cut one.
 use std::io;
@@ -8,6 +9,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 /// Opcode of a text message.
 pub const TEXT: u8 = 1;
+/// Opcode of a binary message.
+pub const BINARY: u8 = 2;
 /// Opcode of a close frame.
 pub const CLOSE: u8 = 8;
 /// Opcode of a ping.
@@ -73,12 +76,24 @@ pub async fn read<S: AsyncRead + Unpin>(stream: &mut S) -> io::Result<Frame> {
     Ok(Frame { opcode: first & 0x0f, payload })
 }
 
-/// Writes one whole message. A client must `mask`; the key is fixed, since nothing here needs to hide from caches.
+/// A key for [`write()`], or for a handshake: hard to guess (RFC 6455 section 10.3), and cheap.
+#[must_use]
+pub fn random() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(std::time::Instant::now())
+}
+
+/// A fresh `Sec-WebSocket-Key`.
+#[must_use]
+pub fn key() -> String {
+    base64(&[random().to_ne_bytes(), random().to_ne_bytes()].concat())
+}
+
+/// Writes one whole message. A client must `mask`.
 ///
 /// # Errors
 /// When the stream fails.
 pub async fn write<S: AsyncWrite + Unpin>(stream: &mut S, opcode: u8, payload: &[u8], mask: bool) -> io::Result<()> {
-    const KEY: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
     let flag = if mask { 0x80 } else { 0 };
     let mut frame = vec![0x80 | opcode];
     match (u8::try_from(payload.len()), u16::try_from(payload.len())) {
@@ -93,8 +108,9 @@ pub async fn write<S: AsyncWrite + Unpin>(stream: &mut S, opcode: u8, payload: &
         }
     }
     if mask {
-        frame.extend_from_slice(&KEY);
-        frame.extend(payload.iter().zip(KEY.iter().cycle()).map(|(byte, key)| byte ^ key));
+        let [key @ .., _, _, _, _] = random().to_ne_bytes();
+        frame.extend_from_slice(&key);
+        frame.extend(payload.iter().zip(key.iter().cycle()).map(|(byte, key)| byte ^ key));
     } else {
         frame.extend_from_slice(payload);
     }

@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use crate::http::body::Watch;
-use crate::http::cause::Cause;
+use crate::http::cause::{Cause, Timer};
 use crate::http::{Request, Response};
 use crate::worker::deadline::{Deadline, Deadlines};
 
@@ -20,14 +20,15 @@ pub struct Timers {
     total: Option<Deadlines>,
     start: Option<Deadlines>,
     idle: Option<Deadlines>,
+    text: &'static str,
 }
 
 impl Timers {
-    /// Timers of these lengths; zero is off.
+    /// Timers of these lengths; zero is off. `text` is what callers read when one has run out.
     #[must_use]
-    pub fn new(total: Duration, start: Duration, idle: Duration) -> Rc<Self> {
+    pub fn new(total: Duration, start: Duration, idle: Duration, text: &'static str) -> Rc<Self> {
         let list = |delay: Duration| (!delay.is_zero()).then(|| Deadlines::new(delay));
-        Rc::new(Self { total: list(total), start: list(start), idle: list(idle) })
+        Rc::new(Self { total: list(total), start: list(start), idle: list(idle), text })
     }
 
     fn any(&self) -> bool {
@@ -55,7 +56,14 @@ impl<S: tower::Service<Request, Response = Response, Error = Cause>> tower::Serv
 
     fn call(&mut self, request: Request) -> Self::Future {
         let started = request.call.started;
-        Timed { inner: self.inner.call(request), set: None, started, timers: self.timers.clone() }
+        Timed::new(self.inner.call(request), started, self.timers.clone())
+    }
+}
+
+impl<F> Timed<F> {
+    /// Puts `inner` under the timers, which count from `started`.
+    pub fn new(inner: F, started: Instant, timers: Rc<Timers>) -> Self {
+        Self { inner, set: None, started, timers }
     }
 }
 
@@ -86,26 +94,25 @@ impl Set {
     }
 
     fn passed(&self, timers: &Timers) -> Option<Cause> {
-        let delay = |list: &Option<Deadlines>| list.as_ref().map_or(Duration::ZERO, Deadlines::delay);
+        let all = [
+            (Timer::Total, &self.total, &timers.total),
+            (Timer::Start, &self.start, &timers.start),
+            (Timer::Idle, &self.idle, &timers.idle),
+        ];
         let passed = |deadline: &Option<Deadline>| deadline.as_ref().is_some_and(Deadline::has_passed);
-        if passed(&self.total) {
-            Some(Cause::TimeoutTotal(delay(&timers.total)))
-        } else if passed(&self.start) {
-            Some(Cause::TimeoutStart(delay(&timers.start)))
-        } else if passed(&self.idle) {
-            Some(Cause::TimeoutIdle(delay(&timers.idle)))
-        } else {
-            None
-        }
+        let (timer, _, list) = all.into_iter().find(|(_, deadline, _)| passed(deadline))?;
+        let after = list.as_ref().map_or(Duration::ZERO, Deadlines::delay);
+        Some(Cause::Timeout { timer, after, text: timers.text })
     }
 }
 
 fn log(cause: &Cause) {
-    match cause {
-        Cause::TimeoutTotal(after) => tracing::warn!("Request timeout: {after:?}"),
-        Cause::TimeoutStart(after) => tracing::warn!("Response start timeout: {after:?}"),
-        Cause::TimeoutIdle(after) => tracing::warn!("Idle timeout: {after:?}"),
-        _ => {}
+    let Cause::Timeout { timer, after, .. } = cause else { return };
+    match timer {
+        Timer::Total => tracing::warn!("Request timeout: {after:?}"),
+        Timer::Start => tracing::warn!("Response start timeout: {after:?}"),
+        Timer::Idle => tracing::warn!("Idle timeout: {after:?}"),
+        Timer::Waiting => {}
     }
 }
 
