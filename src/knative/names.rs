@@ -91,6 +91,10 @@ pub const PORT_ADMIN: u16 = 8022;
 pub const PORT_STATISTICS: u16 = 9090;
 /// Queue: Prometheus metrics of requests.
 pub const PORT_METRICS: u16 = 9091;
+/// Autoscaler: WebSocket server for statistics.
+pub const PORT_AUTOSCALER: u16 = 8080;
+/// Service of the system namespace: HTTPS port, and that of a revision's private Service.
+pub const PORT_SERVICE_HTTPS: u16 = 443;
 /// Profiling server of every component (`knative.dev/pkg/observability/runtime/profiling.go`).
 pub const PORT_PROFILING: u16 = 8008;
 

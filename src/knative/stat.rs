@@ -1,6 +1,7 @@
-//! The message in which a queue tells the autoscaler how busy it is.
+//! The messages in which queues and activators tell the autoscaler how busy they are.
 //!
-//! Encoded by `queue::statistics` for `GET :9090/metrics`. Control side. The autoscaler reads at most 336 bytes of it.
+//! A [`Stat`] is encoded by `queue::statistics` for `GET :9090/metrics`; the autoscaler reads at most 336 bytes of it.
+//! [`WireStatMessages`] are what an activator sends over its WebSocket. Control side.
 //! Source: `knative.dev/serving/pkg/autoscaler/metrics/stat.proto`; proto3, so zeros are left out.
 
 /// One measurement of one pod.
@@ -27,4 +28,26 @@ pub struct Stat {
     /// Seconds since 1970; a queue never sets it.
     #[prost(int64, tag = "7")]
     pub timestamp: i64,
+}
+
+/// What an activator reports of one revision.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct WireStatMessage {
+    /// The revision's namespace.
+    #[prost(string, tag = "1")]
+    pub namespace: String,
+    /// The revision's name.
+    #[prost(string, tag = "2")]
+    pub name: String,
+    /// The measurement.
+    #[prost(message, optional, tag = "3")]
+    pub stat: Option<Stat>,
+}
+
+/// One message to the autoscaler.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct WireStatMessages {
+    /// One for each revision.
+    #[prost(message, repeated, tag = "1")]
+    pub messages: Vec<WireStatMessage>,
 }
