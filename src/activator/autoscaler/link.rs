@@ -254,11 +254,7 @@ async fn connect(address: &str, limit: Duration) -> io::Result<(BufReader<OwnedR
     Ok((read, write))
 }
 
-async fn shake_hands(
-    address: &str,
-    read: &mut BufReader<OwnedReadHalf>,
-    write: &mut OwnedWriteHalf,
-) -> io::Result<()> {
+async fn shake_hands(address: &str, read: &mut BufReader<OwnedReadHalf>, write: &mut OwnedWriteHalf) -> io::Result<()> {
     let key = websocket::key();
     let request = format!(
         "GET / HTTP/1.1\r\nHost: {address}\r\nUser-Agent: lockkeeper/{}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
