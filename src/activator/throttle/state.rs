@@ -325,6 +325,21 @@ impl Throttle {
         }
     }
 
+    /// The slot that a waiting request was granted, without using the ticket up.
+    #[cfg(test)]
+    pub(super) fn peek(&self, ticket: Ticket) -> Option<SlotKey> {
+        match self.waiting.state(ticket.0) {
+            Some(State::Granted(slot)) => Some(slot),
+            _ => None,
+        }
+    }
+
+    /// Whether what a slot relies on is still what is known.
+    #[cfg(test)]
+    pub(super) fn is_current(&mut self, slot: SlotKey) -> bool {
+        self.health(slot.target).is_some_and(|health| health.epoch == slot.epoch)
+    }
+
     /// A waiting request leaves. If it was granted a slot that it has not seen, the next one gets it.
     pub fn cancelled(&mut self, ticket: Ticket) {
         if let Some(State::Granted(slot)) = self.waiting.remove(ticket.0) {
@@ -332,16 +347,23 @@ impl Throttle {
         }
     }
 
-    /// A request has ended, or will not be sent. `reached`: the pod took it, so that its failures in a row end.
+    /// A request has ended, or will not be sent. `reached`: the pod took it, so that its failures in a row end, and it
+    /// is no longer put aside.
     pub fn completed(&mut self, slot: SlotKey, reached: bool) {
+        let mut news = false;
         if reached
             && let Some(health) = self.health(slot.target)
             && health.epoch == slot.epoch
         {
             health.strikes = 0;
+            news = health.aside.take().is_some();
         }
         self.release(slot);
-        self.dispatch();
+        if news {
+            self.refresh();
+        } else {
+            self.dispatch();
+        }
     }
 
     /// A pod took no byte of a request: it is put aside until it passes a probe, the slot is free.
@@ -414,6 +436,9 @@ impl Throttle {
                 Choice::LeastLoaded => best,
                 Choice::Original => self.choose_as_go(limit).unwrap_or(best),
             });
+        }
+        if !self.rules.policy.borrow {
+            return None;
         }
         let limit = self.rules.borrowed_limit(self.activator_count());
         self.others.best().filter(|(_, running)| *running < limit).map(|(pod, _)| pod)

@@ -87,6 +87,11 @@ impl Waiting {
         state
     }
 
+    #[cfg(test)]
+    pub(super) fn state(&self, key: u32) -> Option<State> {
+        self.entries.get(key as usize).map(|entry| entry.state)
+    }
+
     /// Takes one out, whatever its state.
     pub(super) fn remove(&mut self, key: u32) -> Option<State> {
         let state = self.entries.get(key as usize)?.state;
