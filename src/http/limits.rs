@@ -32,3 +32,8 @@ pub const REPLAY_BYTES: usize = 64 * 1024;
 pub const CONTINUE_WAIT: Duration = Duration::from_secs(1);
 /// Bytes of an interim (1xx) response's head.
 pub const INTERIM_BYTES: usize = 64 * 1024;
+/// After an answer that came before the request's end, how long what the caller still sends is taken and forgotten:
+/// nginx's `lingering_time`.
+pub const LINGER: Duration = Duration::from_secs(30);
+/// The same, without a byte: nginx's `lingering_timeout`.
+pub const LINGER_IDLE: Duration = Duration::from_secs(5);

@@ -12,7 +12,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper_util::rt::TokioIo;
 use slab::Slab;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead as _, AsyncReadExt, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::body::{Aborted, Body};
@@ -47,6 +47,8 @@ pub struct Guide {
     /// Whether a request was answered: from then on, waiting for the next one has no limit.
     served: Cell<bool>,
     under_way: Cell<u32>,
+    /// The last request that was answered before its body had come in whole (HTTP/1.1).
+    early: RefCell<Option<Rc<Call>>>,
 }
 
 impl Guide {
@@ -114,6 +116,7 @@ impl Connections {
             awaiting: Cell::new(Some(Instant::now())),
             served: Cell::new(false),
             under_way: Cell::new(0),
+            early: RefCell::default(),
         });
         if let Some(order) = self.order.get().filter(|o| *o > Order::Announce) {
             guide.order.set(order);
@@ -212,12 +215,19 @@ where
         };
         if h2 {
             let connection = self.h2.serve_connection(TokioIo::new(stream), service);
-            Driven { connection: Box::pin(connection), guide, told: Order::Serve }.await;
+            let _ = Driven { connection: Box::pin(connection), guide, told: Order::Serve }.await;
             return;
         }
         let mut connection = Box::pin(self.h1.serve_connection(TokioIo::new(stream), service));
-        Driven { connection: &mut connection, guide: guide.clone(), told: Order::Serve }.await;
-        let Some(up) = info.tunnel.borrow_mut().take() else { return };
+        let driven = Driven { connection: &mut connection, guide: guide.clone(), told: Order::Serve };
+        let refused = driven.await.is_err_and(|error| error.is_parse());
+        let Some(up) = info.tunnel.borrow_mut().take() else {
+            let unread = guide.early.take().is_some_and(|call| !call.request_ended.get());
+            if refused || unread {
+                linger(Pin::into_inner(connection).into_parts().io.into_inner(), &guide).await;
+            }
+            return;
+        };
         let Some((watches, websocket)) = up.1 else { return };
         let parts = Pin::into_inner(connection).into_parts();
         tunnel::run(parts.io.into_inner(), parts.read_buf, up.0, websocket, watches, guide).await;
@@ -278,9 +288,32 @@ async fn answer_plain_http(error: std::io::Error, mut socket: TcpStream) {
     }
 }
 
+/// Forgets what the caller still sends, after our last answer and our end of the connection: a socket that is closed with
+/// unread bytes is reset, and the reset overtakes the answer (RFC 9112 section 9.6).
+async fn linger(mut stream: Stream, guide: &Guide) {
+    let mut sink = vec![0; 16 * 1024];
+    let forget = async {
+        loop {
+            let read = std::future::poll_fn(|cx| {
+                guide.register(cx);
+                if guide.must_leave() {
+                    return Poll::Ready(None);
+                }
+                let mut buf = ReadBuf::new(&mut sink);
+                let read = ready!(Pin::new(&mut stream).poll_read(cx, &mut buf));
+                Poll::Ready(read.ok().map(|()| buf.filled().len()).filter(|n| *n > 0))
+            });
+            if !matches!(tokio::time::timeout(limits::LINGER_IDLE, read).await, Ok(Some(_))) {
+                return;
+            }
+        }
+    };
+    let _ = tokio::time::timeout(limits::LINGER, forget).await;
+}
+
 /// What hyper's two kinds of connection have in common.
 trait Drive {
-    fn poll_drive(&mut self, cx: &mut Context<'_>) -> Poll<()>;
+    fn poll_drive(&mut self, cx: &mut Context<'_>) -> Poll<hyper::Result<()>>;
     fn finish(&mut self);
     /// Whether saying that we leave does not close what a caller may be about to use.
     const ANNOUNCES: bool;
@@ -291,8 +324,8 @@ where
     S: tower::Service<Request, Response = Response, Error = Cause> + Clone + 'static,
 {
     const ANNOUNCES: bool = false;
-    fn poll_drive(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.as_mut().poll(cx).map(drop)
+    fn poll_drive(&mut self, cx: &mut Context<'_>) -> Poll<hyper::Result<()>> {
+        self.as_mut().poll(cx)
     }
     fn finish(&mut self) {
         self.as_mut().graceful_shutdown();
@@ -304,8 +337,8 @@ where
     S: tower::Service<Request, Response = Response, Error = Cause> + Clone + 'static,
 {
     const ANNOUNCES: bool = true;
-    fn poll_drive(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.as_mut().poll(cx).map(drop)
+    fn poll_drive(&mut self, cx: &mut Context<'_>) -> Poll<hyper::Result<()>> {
+        self.as_mut().poll(cx)
     }
     fn finish(&mut self) {
         self.as_mut().graceful_shutdown();
@@ -319,16 +352,16 @@ struct Driven<C> {
 }
 
 impl<C: Drive + Unpin> Future for Driven<C> {
-    type Output = ();
+    type Output = hyper::Result<()>;
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<hyper::Result<()>> {
         let this = &mut *self;
         this.guide.register(cx);
         let order = this.guide.order.get();
         if order > this.told {
             this.told = order;
             match order {
-                Order::Leave => return Poll::Ready(()),
+                Order::Leave => return Poll::Ready(Ok(())),
                 Order::Announce if !C::ANNOUNCES => {}
                 _ => this.connection.finish(),
             }
@@ -435,6 +468,9 @@ impl<F: Future<Output = Result<Response, Cause>>> Future for Answer<F> {
         };
         if this.call.connection.h2.get() {
             return Poll::Ready(Ok(response));
+        }
+        if !this.call.request_ended.get() {
+            *this.guide.early.borrow_mut() = Some(this.call.clone());
         }
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             let websocket =

@@ -184,6 +184,7 @@ async fn start(config: Config, env: &dyn Env) -> Result<(), Fatal> {
         control_stopped.clone(),
     ));
     tokio::task::spawn_local(statistics.run());
+    tokio::task::spawn_local(crate::memory::keep_low());
     let exports = export::start(&observability, &metrics, tracer, &control_stopped);
     if let MetricsExport::Prometheus(export) = &observability.metrics {
         scrape(export, metrics, control_stopped.clone());

@@ -1,23 +1,9 @@
 //! Section 8: statistics for the autoscaler, Prometheus, the request log, OTLP.
-use std::net::TcpListener;
-
 use crate::support::app::{App, ok, response};
-use crate::support::binary::{Binary, Builder, Stream, queue};
+use crate::support::binary::{Stream, queue};
 use crate::support::client::{Raw, get};
-use crate::support::scrape::{Sample, prometheus, stat, sum};
+use crate::support::scrape::{Sample, observed, prometheus, stat, sum};
 use crate::support::wait::{eventually, eventually_some};
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
-fn observed(builder: Builder) -> (Binary, u16) {
-    let port = free_port();
-    let config = format!(r#"{{"requestMetrics":{{"protocol":"prometheus","endpoint":"127.0.0.1:{port}"}}}}"#);
-    let queue = builder.env("OBSERVABILITY_CONFIG", config).start();
-    eventually("the metrics port is open", || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
-    (queue, port)
-}
 
 /// 8.1: before the first report only the pod's name; then uptime grows by one a period.
 #[test]

@@ -88,6 +88,11 @@ impl App {
         self.state.seen.lock().unwrap().clone()
     }
 
+    /// How many requests came so far.
+    pub fn count(&self) -> usize {
+        self.state.seen.lock().unwrap().len()
+    }
+
     /// The last request.
     #[track_caller]
     pub fn last(&self) -> Head {
@@ -128,6 +133,20 @@ impl Conn {
         Some((head, body))
     }
 
+    /// Exactly that many bytes, fewer at the end.
+    pub fn bytes(&mut self, count: usize) -> Vec<u8> {
+        self.reader.bytes(count)
+    }
+
+    /// Whether the next byte comes within `limit`; false at the end, too.
+    pub fn more_within(&mut self, limit: Duration) -> bool {
+        let socket = &self.reader.stream;
+        let _ = socket.set_read_timeout(Some(limit));
+        let came = socket.peek(&mut [0]).is_ok_and(|count| count > 0);
+        let _ = socket.set_read_timeout(socket_timeout());
+        came
+    }
+
     /// The rest of a request's body.
     pub fn body(&mut self, head: &Head) -> Body {
         self.reader.request_body(head)
@@ -146,6 +165,12 @@ impl Conn {
     /// Writes bytes as they are. A peer that has gone is no error here.
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
         let _ = self.reader.stream.write_all(bytes.as_ref());
+    }
+
+    /// Writes bytes; false when the peer does not take them (in time).
+    pub fn try_send(&mut self, bytes: &[u8]) -> bool {
+        let _ = self.reader.stream.set_write_timeout(socket_timeout());
+        self.reader.stream.write_all(bytes).is_ok()
     }
 
     /// Waits until the peer has closed.

@@ -17,6 +17,7 @@ pub const LOCKKEEPER: &str = env!("CARGO_BIN_EXE_lockkeeper");
 /// A child to be started.
 #[derive(Clone)]
 pub struct Builder {
+    under: Vec<String>,
     args: Vec<String>,
     env: BTreeMap<String, String>,
 }
@@ -43,6 +44,7 @@ pub fn queue(port: u16) -> Builder {
     ];
     let probe = format!(r#"{{"tcpSocket":{{"port":{port},"host":"127.0.0.1"}},"successThreshold":1}}"#);
     let mut builder = Builder {
+        under: Vec::new(),
         args: vec!["queue".to_owned()],
         env: env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
     };
@@ -52,7 +54,7 @@ pub fn queue(port: u16) -> Builder {
 
 /// Any other command.
 pub fn command(args: &[&str]) -> Builder {
-    Builder { args: args.iter().map(|arg| (*arg).to_owned()).collect(), env: BTreeMap::new() }
+    Builder { under: Vec::new(), args: args.iter().map(|arg| (*arg).to_owned()).collect(), env: BTreeMap::new() }
 }
 
 impl Builder {
@@ -73,9 +75,18 @@ impl Builder {
         self.env("LOCKKEEPER_CERT_DIR", dir.display())
     }
 
+    /// Starts it by another program, which must replace itself by it (`exec`).
+    pub fn under(mut self, program: &[&str]) -> Self {
+        self.under = program.iter().map(|part| (*part).to_owned()).collect();
+        self.env("PATH", std::env::var("PATH").unwrap_or_default())
+    }
+
     /// Starts it without waiting for anything.
     pub fn spawn(self) -> Binary {
-        let mut child = Command::new(LOCKKEEPER)
+        let mut words: Vec<&str> = self.under.iter().map(String::as_str).collect();
+        words.push(LOCKKEEPER);
+        let mut child = Command::new(words[0])
+            .args(&words[1..])
             .args(&self.args)
             .env_clear()
             .envs(&self.env)
@@ -238,9 +249,25 @@ impl Binary {
 
     /// Resident memory, KiB.
     pub fn memory(&self) -> u64 {
+        self.kib("VmRSS:")
+    }
+
+    /// The most resident memory so far, KiB.
+    pub fn memory_peak(&self) -> u64 {
+        self.kib("VmHWM:")
+    }
+
+    fn kib(&self, field: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).expect("procfs");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
+        let line = status.lines().find_map(|line| line.strip_prefix(field)).expect("the field");
         line.trim().trim_end_matches(" kB").parse().expect("a number")
+    }
+
+    /// The names of its threads.
+    pub fn threads(&self) -> Vec<String> {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.id())).expect("procfs");
+        let name = |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("comm")).unwrap_or_default();
+        tasks.flatten().map(|task| name(task).trim().to_owned()).collect()
     }
 }
 

@@ -47,6 +47,15 @@ impl Reply {
     }
 }
 
+/// What came of one connection: the statuses of its answers, and what the application saw meanwhile.
+#[derive(Clone, Debug)]
+pub struct Connected {
+    /// In order.
+    pub statuses: Vec<u16>,
+    /// Requests at the application.
+    pub seen: Vec<Head>,
+}
+
 /// The loopback address with `port`.
 pub fn local(port: u16) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port))
@@ -169,8 +178,24 @@ pub fn exchange(port: u16, request: &str) -> Reply {
 
 /// Runs a future on a runtime of its own, for clients that are asynchronous.
 pub fn run<T>(future: impl Future<Output = T>) -> T {
+    run_for(super::wait::patience(), future)
+}
+
+/// The same for futures that take longer than the usual patience.
+pub fn run_for<T>(limit: Duration, future: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    tokio::task::LocalSet::new().block_on(&runtime, async {
-        tokio::time::timeout(super::wait::patience(), future).await.expect("done in time")
-    })
+    tokio::task::LocalSet::new()
+        .block_on(&runtime, async { tokio::time::timeout(limit, future).await.expect("done in time") })
+}
+
+/// Why the peer reset an HTTP/2 stream, if that is what the error says.
+pub fn reset_reason(error: &std::io::Error) -> Option<h2::Reason> {
+    let mut source = error.get_ref().map(|error| error as &(dyn std::error::Error + 'static));
+    while let Some(error) = source {
+        if let Some(h2) = error.downcast_ref::<h2::Error>() {
+            return h2.reason();
+        }
+        source = error.source();
+    }
+    None
 }

@@ -2,6 +2,7 @@
 pub mod app;
 pub mod binary;
 pub mod client;
+pub mod h2;
 pub mod message;
 pub mod pki;
 pub mod scrape;

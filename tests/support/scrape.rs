@@ -1,7 +1,10 @@
 //! What the queue says about itself: Prometheus text, and the autoscaler's `Stat` message.
 use std::collections::BTreeMap;
+use std::net::{TcpListener, TcpStream};
 
+use super::binary::{Binary, Builder};
 use super::client;
+use super::wait::eventually;
 
 /// One line of a Prometheus page.
 #[derive(Clone, Debug)]
@@ -12,6 +15,15 @@ pub struct Sample {
     pub labels: BTreeMap<String, String>,
     /// The value.
     pub value: f64,
+}
+
+/// Starts a queue that Prometheus may scrape; the port for it.
+pub fn observed(builder: Builder) -> (Binary, u16) {
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let config = format!(r#"{{"requestMetrics":{{"protocol":"prometheus","endpoint":"127.0.0.1:{port}"}}}}"#);
+    let queue = builder.env("OBSERVABILITY_CONFIG", config).start();
+    eventually("the metrics port is open", || TcpStream::connect(("127.0.0.1", port)).is_ok());
+    (queue, port)
 }
 
 /// All samples of a page.
