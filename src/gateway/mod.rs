@@ -1,4 +1,6 @@
 //! The gateway role: Knative's ingress.
 pub mod access_log;
+pub mod backends;
+pub mod objects;
 pub mod route;
 pub mod status;
