@@ -80,8 +80,8 @@ impl Object for Ingress {
         Kind { group: "networking.internal.knative.dev", version: "v1alpha1", kind: "Ingress", plural: "ingresses" };
     type Wire = IngressWire;
 
-    fn meta(wire: &IngressWire) -> &Meta {
-        &wire.metadata.meta
+    fn meta_mut(wire: &mut IngressWire) -> &mut Meta {
+        &mut wire.metadata.meta
     }
 
     fn shrink(wire: IngressWire) -> Result<Option<Self>, String> {
@@ -178,8 +178,8 @@ impl Object for Service {
     const KIND: Kind = Kind { group: "", version: "v1", kind: "Service", plural: "services" };
     type Wire = ServiceWire;
 
-    fn meta(wire: &ServiceWire) -> &Meta {
-        &wire.metadata
+    fn meta_mut(wire: &mut ServiceWire) -> &mut Meta {
+        &mut wire.metadata
     }
 
     fn shrink(ServiceWire { spec, .. }: ServiceWire) -> Result<Option<Self>, String> {
@@ -242,8 +242,8 @@ impl Object for EndpointSlice {
         Kind { group: "discovery.k8s.io", version: "v1", kind: "EndpointSlice", plural: "endpointslices" };
     type Wire = SliceWire;
 
-    fn meta(wire: &SliceWire) -> &Meta {
-        &wire.metadata
+    fn meta_mut(wire: &mut SliceWire) -> &mut Meta {
+        &mut wire.metadata
     }
 
     fn shrink(SliceWire { metadata, address_type, endpoints, ports }: SliceWire) -> Result<Option<Self>, String> {
