@@ -8,7 +8,6 @@ use std::path::Path;
 use rustls::pki_types::UnixTime;
 use time::OffsetDateTime;
 
-use crate::tls::client_auth::ROUTING_SAN;
 use crate::tls::error::{Error, Reason};
 use crate::tls::expiry::date;
 use crate::tls::identity::{self, Identity};
@@ -16,20 +15,6 @@ use crate::tls::policy::Policy;
 use crate::tls::source_dir::{Directory, Found};
 use crate::tls::verifier::{ExpectedSan, Verifier};
 use crate::tls::{expiry, provider, san, trust};
-
-/// The names of queues begin so; the namespace follows in lower case (`knative.dev/networking`,
-/// `certificates.DataPlaneUserSAN`).
-const USER_SAN_PREFIX: &str = "kn-user-";
-
-/// The name that every peer must present for a queue in `namespace`.
-pub fn queue_san(namespace: &str) -> String {
-    format!("{USER_SAN_PREFIX}{}", namespace.to_lowercase())
-}
-
-/// The name that gateway and activator present.
-pub fn routing_san() -> &'static str {
-    ROUTING_SAN
-}
 
 /// One finding.
 #[derive(Clone, Debug, PartialEq, Eq)]

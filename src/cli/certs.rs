@@ -9,6 +9,7 @@ use crate::certs::check::{self, Finding};
 use crate::certs::encoding::Encoding;
 use crate::certs::mint::{self, Ca, KeyKind, LeafSpec, Validity};
 use crate::certs::{fixtures, inspect};
+use crate::knative::names;
 
 /// The arguments of `certs`.
 #[derive(Debug, Args)]
@@ -164,8 +165,8 @@ impl Mint {
 
 fn san(role: Role, namespace: &str) -> String {
     match role {
-        Role::Queue => check::queue_san(namespace),
-        Role::Activator | Role::Gateway => check::routing_san().to_owned(),
+        Role::Queue => names::san_user(namespace),
+        Role::Activator | Role::Gateway => names::SAN_ROUTING.to_owned(),
     }
 }
 

@@ -13,10 +13,13 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 
 use crate::http::body::Body;
+use crate::telemetry::log::Throttle;
+use crate::tls;
 
 /// A request to one of these servers.
 pub type Request = http::Request<Incoming>;
@@ -24,11 +27,26 @@ pub type Request = http::Request<Incoming>;
 pub type Response = http::Response<Body>;
 /// Decides about requests; called on the control side.
 pub type Handler = Rc<dyn Fn(Request, SocketAddr) -> Pin<Box<dyn Future<Output = Response>>>>;
-/// The TLS settings of the moment; none while there is no certificate, or TLS is off.
+/// The TLS settings of the moment; none while there is no certificate.
 pub type TlsNow = Rc<dyn Fn() -> Option<Arc<rustls::ServerConfig>>>;
+
+/// What a server speaks.
+#[derive(Clone)]
+pub enum Speaks {
+    /// Plaintext alone.
+    Plain,
+    /// Plaintext, and TLS while there are settings for it: the first byte of a connection tells.
+    Both(TlsNow),
+    /// TLS alone.
+    Tls(TlsNow),
+}
 
 /// How long a header block may take (`ReadHeaderTimeout` in `pkg/queue/sharedmain`).
 const HEADER_TIME: Duration = Duration::from_secs(60);
+/// What Go's server says to who speaks plaintext to a TLS port.
+const NOT_TLS: &[u8] = b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n";
+/// One line a minute for each peer and reason of a handshake that failed.
+static FAILURES: Throttle = Throttle::every(Duration::from_secs(60));
 
 /// Binds `port` on `address`, or on all addresses, IPv6 and IPv4 (IPv4 alone where there is no IPv6).
 ///
@@ -54,9 +72,8 @@ fn listen(socket: TcpSocket, address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(4096)
 }
 
-/// Serves until `stop` turns true. A connection that begins with a TLS record is answered over TLS when there are
-/// settings for it, any other in plaintext.
-pub async fn serve(socket: std::net::TcpListener, tls: TlsNow, handler: Handler, mut stop: watch::Receiver<bool>) {
+/// Serves until `stop` turns true.
+pub async fn serve(socket: std::net::TcpListener, speaks: Speaks, handler: Handler, mut stop: watch::Receiver<bool>) {
     let listener = match TcpListener::from_std(socket) {
         Ok(listener) => listener,
         Err(error) => return tracing::error!(%error, "a listener could not be registered"),
@@ -69,28 +86,44 @@ pub async fn serve(socket: std::net::TcpListener, tls: TlsNow, handler: Handler,
         };
         match taken {
             Ok((stream, peer)) => {
-                tokio::task::spawn_local(connection(stream, peer, tls(), handler.clone()));
+                tokio::task::spawn_local(connection(stream, peer, speaks.clone(), handler.clone()));
             }
             Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
         }
     }
 }
 
-async fn connection(stream: TcpStream, peer: SocketAddr, tls: Option<Arc<rustls::ServerConfig>>, handler: Handler) {
+async fn connection(mut stream: TcpStream, peer: SocketAddr, speaks: Speaks, handler: Handler) {
     let mut first = [0];
     let peek = tokio::time::timeout(HEADER_TIME, stream.peek(&mut first)).await;
     if !matches!(peek, Ok(Ok(1))) {
         return;
     }
     // The first byte of a TLS record that carries a handshake (RFC 8446 section 5.1).
-    if let (0x16, Some(config)) = (first[0], tls) {
-        let accept = tokio_rustls::TlsAcceptor::from(config).accept(stream);
-        if let Ok(Ok(stream)) = tokio::time::timeout(HEADER_TIME, accept).await {
-            http(TokioIo::new(stream), peer, handler).await;
+    let is_hello = first[0] == 0x16;
+    let config = match &speaks {
+        Speaks::Plain => None,
+        Speaks::Both(now) if is_hello => now(),
+        Speaks::Both(_) => None,
+        Speaks::Tls(_) if !is_hello => {
+            let _ = stream.write_all(NOT_TLS).await;
+            return;
         }
-        return;
+        Speaks::Tls(now) => match now() {
+            Some(config) => Some(config),
+            None => return,
+        },
+    };
+    let Some(config) = config else { return http(TokioIo::new(stream), peer, handler).await };
+    let accept = tokio_rustls::TlsAcceptor::from(config).accept(stream);
+    match tokio::time::timeout(HEADER_TIME, accept).await {
+        Ok(Ok(stream)) => http(TokioIo::new(stream), peer, handler).await,
+        Ok(Err(error)) if FAILURES.allows(&format!("{} {error}", peer.ip())) => {
+            let error = tls::error::Error::from_io(&error);
+            tracing::info!(cause = error.token(), "http: TLS handshake error from {peer}: {error}");
+        }
+        _ => {}
     }
-    http(TokioIo::new(stream), peer, handler).await;
 }
 
 async fn http<I: hyper::rt::Read + hyper::rt::Write + Unpin>(io: I, peer: SocketAddr, handler: Handler) {

@@ -41,9 +41,12 @@ pub enum Cause {
     /// Plaintext from elsewhere than this machine, in strict mode.
     #[error("TLS is required")]
     PlaintextRefused,
-    /// The application is not ready, or a probe was not for us.
+    /// A probe for somebody else, or one that lacks what its kind needs.
     #[error("probe refused")]
     Probe(StatusCode, String),
+    /// A readiness probe while the application is not ready.
+    #[error("the application is not ready")]
+    NotReady,
     /// The application did not take the connection.
     #[error("the application refuses connections")]
     UpstreamRefused(#[source] std::io::Error),
@@ -120,7 +123,9 @@ impl Cause {
             | Self::UpstreamReset(_)
             | Self::UpstreamMalformed(_)
             | Self::UpstreamSwitch => StatusCode::BAD_GATEWAY,
-            Self::QueueFull | Self::Draining | Self::Overload { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Self::QueueFull | Self::Draining | Self::NotReady | Self::Overload { .. } => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::Probe(status, _) => *status,
             Self::NotFound(_) => StatusCode::NOT_FOUND,
             Self::Timeout { .. } => StatusCode::GATEWAY_TIMEOUT,
@@ -140,6 +145,7 @@ impl Cause {
             Self::Draining => "draining",
             Self::PlaintextRefused => "plaintext_refused",
             Self::Probe(..) => "probe",
+            Self::NotReady => "not_ready",
             Self::UpstreamRefused(_) => "upstream_refused",
             Self::UpstreamTimeout(_) => "upstream_timeout",
             Self::UpstreamTls(error) => error.token(),
@@ -171,6 +177,13 @@ impl Cause {
     #[must_use]
     pub fn respond(&self, call: &Call) -> Response {
         call.cause.set(Some(self.token()));
+        if let Self::NotReady = self {
+            // Empty, as the Go queue's: whoever asks looks at the status alone.
+            let mut response = http::Response::new(Body::empty());
+            *response.status_mut() = self.status();
+            response.headers_mut().insert(CAUSE_HEADER, HeaderValue::from_static(self.token()));
+            return response;
+        }
         let text = match self {
             Self::Probe(_, text) => text.clone(),
             Self::Timeout { .. } => self.to_string(),

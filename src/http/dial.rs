@@ -8,6 +8,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -16,6 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
+use super::local::Local;
 use crate::tls;
 use crate::tls::client::{Alpn, Connector};
 use crate::tls::trust;
@@ -31,6 +33,8 @@ pub struct Target {
     pub connect: Option<Duration>,
     /// Longest time for the TLS handshake; none is no limit.
     pub handshake: Option<Duration>,
+    /// For the application of this pod: how it is reached.
+    pub local: Option<Rc<Local>>,
 }
 
 /// What a TLS upstream must prove, and to whom.
@@ -77,7 +81,13 @@ impl Target {
     /// A plaintext target without limits of its own.
     #[must_use]
     pub fn plain(address: SocketAddr) -> Self {
-        Self { address, tls: None, connect: None, handshake: None }
+        Self { address, tls: None, connect: None, handshake: None, local: None }
+    }
+
+    /// The application of this pod, in plaintext.
+    #[must_use]
+    pub fn local(local: Rc<Local>) -> Self {
+        Self { local: Some(local.clone()), ..Self::plain(local.address()) }
     }
 
     /// Opens a connection. Returns the trust generation that verified the peer with it; 0 for plaintext.
@@ -85,6 +95,24 @@ impl Target {
     /// # Errors
     /// There is none.
     pub async fn dial(&self) -> Result<(Socket, u64), Unreached> {
+        match &self.local {
+            Some(local) => {
+                let socket = local.connect().await.map_err(Unreached::Refused)?;
+                Ok((Socket::Plain(socket), 0))
+            }
+            None => self.dial_now().await,
+        }
+    }
+
+    /// As [`Self::dial`], without waiting for an application that restarts.
+    ///
+    /// # Errors
+    /// There is none.
+    pub async fn dial_now(&self) -> Result<(Socket, u64), Unreached> {
+        if let Some(local) = &self.local {
+            let socket = local.connect_now().await.map_err(Unreached::Refused)?;
+            return Ok((Socket::Plain(socket), 0));
+        }
         let connecting = TcpStream::connect(self.address);
         let connected = match self.connect {
             None => connecting.await,

@@ -61,6 +61,7 @@ impl Pools {
             tls: tls.cloned(),
             connect: Some(self.settings.connect),
             handshake: Some(self.settings.handshake),
+            local: None,
         };
         let pool = Pool::new(target, self.settings.pool, Speaks::Http2);
         by.insert(key, pool.clone());

@@ -65,6 +65,9 @@ impl Upstream {
     fn reconnect(&mut self) {
         self.exchange.replayable.set(false);
         let target = self.target.clone();
+        if let Some(local) = &target.local {
+            local.told().sent_again();
+        }
         self.mode = Mode::Connecting(Box::pin(async move { Ok(target.dial().await?) }));
     }
 

@@ -165,20 +165,27 @@ pub struct Server<S> {
     h1: http1::Builder,
     h2: http2::Builder<LocalExecutor>,
     connections: Rc<Connections>,
-    failed: Box<dyn Fn(&std::io::Error, std::net::SocketAddr)>,
+    told: Rc<dyn Told>,
+}
+
+/// Who is told of what happens on connections before there is a request, or without one.
+pub trait Told {
+    /// A connection was accepted.
+    fn accepted(&self, connection: &Connection);
+    /// A TLS handshake succeeded.
+    fn handshake(&self, tls: &rustls::ServerConnection);
+    /// A TLS handshake failed.
+    fn handshake_failed(&self, error: &std::io::Error, connection: &Connection);
+    /// An answer was made before the stack saw the request: the token of the cause.
+    fn answered(&self, token: &'static str);
 }
 
 impl<S> Server<S>
 where
     S: tower::Service<Request, Response = Response, Error = Cause> + Clone + 'static,
 {
-    /// A server for one worker. `failed` is told of handshakes that failed.
-    pub fn new(
-        stack: S,
-        settings: Settings,
-        connections: Rc<Connections>,
-        failed: impl Fn(&std::io::Error, std::net::SocketAddr) + 'static,
-    ) -> Self {
+    /// A server for one worker.
+    pub fn new(stack: S, settings: Settings, connections: Rc<Connections>, told: Rc<dyn Told>) -> Self {
         let mut h1 = http1::Builder::new();
         h1.title_case_headers(true)
             .max_headers(settings.header_lines)
@@ -191,7 +198,7 @@ where
             .max_header_list_size(limits::H2_HEADER_LIST)
             .max_pending_accept_reset_streams(limits::PENDING_RESETS)
             .max_send_buf_size(limits::SEND_BUFFER);
-        Self { stack, h1, h2, connections, failed: Box::new(failed) }
+        Self { stack, h1, h2, connections, told }
     }
 
     /// Serves one connection to its end.
@@ -201,6 +208,7 @@ where
         info: Rc<Connection>,
         tls: Option<Arc<rustls::ServerConfig>>,
     ) {
+        self.told.accepted(&info);
         let entered = self.connections.enter();
         let guide = entered.guide.clone();
         let limit = tokio::time::timeout(limits::HEADER_TIME, self.open(socket, &info, tls));
@@ -212,6 +220,7 @@ where
             info: info.clone(),
             guide: guide.clone(),
             all: self.connections.clone(),
+            told: self.told.clone(),
         };
         if h2 {
             let connection = self.h2.serve_connection(TokioIo::new(stream), service);
@@ -221,6 +230,10 @@ where
         let mut connection = Box::pin(self.h1.serve_connection(TokioIo::new(stream), service));
         let driven = Driven { connection: &mut connection, guide: guide.clone(), told: Order::Serve };
         let refused = driven.await.is_err_and(|error| error.is_parse());
+        if refused {
+            // hyper has answered by itself.
+            self.told.answered(Cause::BadRequest("").token());
+        }
         let Some(up) = info.tunnel.borrow_mut().take() else {
             let unread = guide.early.take().is_some_and(|call| !call.request_ended.get());
             if refused || unread {
@@ -244,9 +257,12 @@ where
             None => Socket::Plain(socket),
             Some(config) => {
                 match Box::pin(tokio_rustls::TlsAcceptor::from(config).accept(socket).into_fallible()).await {
-                    Ok(stream) => Socket::Tls(Box::new(stream)),
+                    Ok(stream) => {
+                        self.told.handshake(stream.get_ref().1);
+                        Socket::Tls(Box::new(stream))
+                    }
                     Err((error, socket)) => {
-                        (self.failed)(&error, info.peer);
+                        self.told.handshake_failed(&error, info);
                         answer_plain_http(error, socket).await;
                         return None;
                     }
@@ -376,6 +392,7 @@ struct ToHyper<S> {
     info: Rc<Connection>,
     guide: Rc<Guide>,
     all: Rc<Connections>,
+    told: Rc<dyn Told>,
 }
 
 impl<S> hyper::service::Service<http::Request<Incoming>> for ToHyper<S>
@@ -395,6 +412,9 @@ where
         self.guide.under_way.set(self.guide.under_way.get() + 1);
         self.guide.awaiting.set(None);
         let early = before_the_stack(&head);
+        if let Some(Err(cause)) = &early {
+            self.told.answered(cause.token());
+        }
         let future = early.is_none().then(|| self.stack.clone().call(Request { head, body, call: call.clone() }));
         Answer { future, early, call, guide: self.guide.clone(), all: self.all.clone() }
     }

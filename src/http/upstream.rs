@@ -216,7 +216,12 @@ impl Pool {
             }
         };
         let (h1, reused) = match reused {
-            Some(h1) => (h1, true),
+            Some(h1) => {
+                if let Some(local) = &self.target.local {
+                    local.told().reused();
+                }
+                (h1, true)
+            }
             None => {
                 let (socket, generation) = self.dial().await?;
                 let exchange = Rc::new(Exchange::default());
@@ -253,7 +258,7 @@ impl Pool {
         // The preface and an empty SETTINGS frame (RFC 9113 section 3.4).
         const HELLO: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
         let ask = async {
-            let (mut socket, _) = self.dial().await.ok()?;
+            let (mut socket, _) = self.target.dial_now().await.ok()?;
             socket.write_all(HELLO).await.ok()?;
             let mut first = [0; 5];
             socket.read_exact(&mut first).await.ok()?;

@@ -10,17 +10,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, StatusCode, header};
+use http::{HeaderValue, StatusCode, header};
 use tokio::sync::watch;
 
 use super::drain::{Stage, hook};
-use super::metrics::Metrics;
 use super::statistics::Statistics;
 use crate::control::listener::{Handler, Response};
 use crate::http::body::Body;
 use crate::knative::names;
 use crate::lifecycle::drain::Drain;
-use crate::telemetry::registry;
 
 /// The admin server (`pkg/queue/sharedmain`, `buildAdminServer`).
 #[must_use]
@@ -68,27 +66,6 @@ pub fn statistics(statistics: Arc<Statistics>) -> Handler {
     })
 }
 
-/// The server that Prometheus scrapes.
-#[must_use]
-pub fn prometheus(metrics: Arc<Metrics>) -> Handler {
-    Rc::new(move |request, _| {
-        let metrics = metrics.clone();
-        Box::pin(async move {
-            if request.uri().path() != "/metrics" {
-                return not_found();
-            }
-            if request.method() != Method::GET && request.method() != Method::HEAD {
-                let mut response = Response::new(Body::empty());
-                *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
-                return response;
-            }
-            let mut response = Response::new(Body::full(Bytes::from(metrics.encode())));
-            response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(registry::CONTENT_TYPE));
-            response
-        })
-    })
-}
-
 /// A server that has nothing.
 #[must_use]
 pub fn nothing() -> Handler {
@@ -96,9 +73,14 @@ pub fn nothing() -> Handler {
 }
 
 /// Go's answer for paths that nobody serves.
-fn not_found() -> Response {
-    let mut response = Response::new(Body::full(Bytes::from_static(b"404 page not found\n")));
-    *response.status_mut() = StatusCode::NOT_FOUND;
+pub(super) fn not_found() -> Response {
+    text(StatusCode::NOT_FOUND, Body::full(Bytes::from_static(b"404 page not found\n")))
+}
+
+/// An answer in words, as Go's `http.Error`.
+pub(super) fn text(status: StatusCode, body: Body) -> Response {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));

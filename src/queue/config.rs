@@ -13,6 +13,7 @@ use crate::config::env::{Env, Reader};
 use crate::config::error::{Error, Errors};
 use crate::config::value::{self, Invalid};
 use crate::knative::names;
+use crate::tls::policy::{Policy, PolicyError};
 
 /// Everything that the queue is told.
 #[derive(Clone, Debug)]
@@ -51,8 +52,8 @@ pub struct Config {
     pub profiling_port: u16,
     /// `QUEUE_PROXY_TLS_*` as they came.
     pub tls: TlsPolicy,
-    /// `METRICS_PROMETHEUS_*` as they came.
-    pub prometheus: Prometheus,
+    /// `METRICS_PROMETHEUS_TLS_*`, the policy alone, as they came.
+    pub metrics_tls: TlsPolicy,
     /// Our own settings.
     pub own: Own,
 }
@@ -100,25 +101,16 @@ impl TlsPolicy {
             curve_preferences: text("CURVE_PREFERENCES"),
         }
     }
-}
 
-/// `METRICS_PROMETHEUS_*`: where the metrics server listens and whether it speaks TLS. Empty values are unset.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Prometheus {
-    /// `_HOST`: overrides the endpoint's host.
-    pub host: Option<String>,
-    /// `_PORT`: overrides the endpoint's port; 1024 to 65535, checked by who listens.
-    pub port: Option<String>,
-    /// `_TLS_CERT`: file of the chain; goes with the key.
-    pub certificate: Option<PathBuf>,
-    /// `_TLS_KEY`: file of the key.
-    pub key: Option<PathBuf>,
-    /// `_TLS_CLIENT_AUTH`: `none`, `optional` or `require`.
-    pub client_auth: Option<String>,
-    /// `_TLS_CLIENT_CA_FILE`: anchors for clients' certificates.
-    pub client_ca: Option<PathBuf>,
-    /// `_TLS_MIN_VERSION` and its like.
-    pub tls: TlsPolicy,
+    /// The policy that these make; `prefix` is that of the variables.
+    ///
+    /// # Errors
+    /// A value that nobody knows.
+    pub fn policy(&self, prefix: &str) -> Result<Policy, PolicyError> {
+        // Empty values count as unset there.
+        let Self { min_version, max_version, cipher_suites, curve_preferences } = self;
+        Policy::parse(prefix, Some(min_version), Some(max_version), Some(cipher_suites), Some(curve_preferences))
+    }
 }
 
 /// Whether a caller must show a certificate on the TLS port.
@@ -226,7 +218,7 @@ impl Config {
         let resource_pod = read.non_empty("POD_NAME").unwrap_or_else(|| read.text("HOSTNAME"));
         let observability = read.text("OBSERVABILITY_CONFIG");
         let tls = TlsPolicy::read(&read, "QUEUE_PROXY_");
-        let prometheus = Prometheus::read(&read);
+        let metrics_tls = TlsPolicy::read(&read, "METRICS_PROMETHEUS_");
         read.finish(|| {
             let user_port = user_port?;
             Some(Self {
@@ -255,7 +247,7 @@ impl Config {
                 observability,
                 profiling_port: profiling_port?,
                 tls,
-                prometheus,
+                metrics_tls,
                 own: own?,
             })
         })
@@ -267,21 +259,6 @@ impl Config {
     /// A fatal mistake, as for an unusable cleartext port.
     pub fn serving_tls_port(&self) -> Result<u16, Error> {
         listen_port(&self.serving_tls_port, "main tls")
-    }
-}
-
-impl Prometheus {
-    fn read(read: &Reader<'_>) -> Self {
-        let value = |name: &str| read.non_empty(&format!("METRICS_PROMETHEUS_{name}"));
-        Self {
-            host: value("HOST"),
-            port: value("PORT"),
-            certificate: value("TLS_CERT").map(PathBuf::from),
-            key: value("TLS_KEY").map(PathBuf::from),
-            client_auth: value("TLS_CLIENT_AUTH"),
-            client_ca: value("TLS_CLIENT_CA_FILE").map(PathBuf::from),
-            tls: TlsPolicy::read(read, "METRICS_PROMETHEUS_"),
-        }
     }
 }
 

@@ -60,11 +60,13 @@ pub enum Count {
     UpstreamOpened,
     /// A pooled connection to the application was used again.
     UpstreamReused,
+    /// A request was held until the application took connections.
+    Held,
     /// A caller left before its answer was complete.
     ClientLeft,
 }
 
-const COUNTS: usize = 4;
+const COUNTS: usize = 5;
 
 /// What is counted by a few words of ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,6 +111,9 @@ struct Gauge {
     read: Box<dyn Fn() -> Option<f64> + Send + Sync>,
 }
 
+/// Makes families when it is asked.
+type MoreFamilies = Box<dyn Fn() -> Vec<Family> + Send + Sync>;
+
 /// The metrics of this process.
 pub struct Metrics {
     resource: Vec<(Cow<'static, str>, String)>,
@@ -118,6 +123,7 @@ pub struct Metrics {
     plain: Box<[Plain]>,
     words: [Mutex<Vec<WordSet>>; WORDS],
     gauges: RwLock<Vec<Gauge>>,
+    more: RwLock<Vec<MoreFamilies>>,
     scrapes: [AtomicU64; 3],
     scrapes_in_flight: AtomicU64,
 }
@@ -137,6 +143,7 @@ impl Metrics {
             plain: (0..workers).map(|_| plain()).collect(),
             words: Default::default(),
             gauges: RwLock::default(),
+            more: RwLock::default(),
             scrapes: [const { AtomicU64::new(0) }; 3],
             scrapes_in_flight: AtomicU64::new(0),
         })
@@ -165,20 +172,9 @@ impl Metrics {
         });
     }
 
-    /// Adds a gauge of the control side; it is left out of a scrape while `read` has nothing.
-    pub fn gauge(
-        &self,
-        name: &'static str,
-        help: &'static str,
-        read: impl Fn() -> Option<f64> + Send + Sync + 'static,
-    ) {
-        self.register(Gauge { otel_name: "", name, help, kind: Kind::Gauge, read: Box::new(read) });
-    }
-
-    /// Adds a counter of the control side.
-    pub fn counter(&self, name: &'static str, help: &'static str, read: impl Fn() -> u64 + Send + Sync + 'static) {
-        let read = Box::new(move || Some(read() as f64));
-        self.register(Gauge { otel_name: "", name, help, kind: Kind::Counter, read });
+    /// Adds families of the control side, made when somebody scrapes. They are not pushed.
+    pub fn families_of(&self, read: impl Fn() -> Vec<Family> + Send + Sync + 'static) {
+        self.more.write().unwrap_or_else(PoisonError::into_inner).push(Box::new(read));
     }
 
     /// The answer to a scrape, of type [`registry::CONTENT_TYPE`].
@@ -208,6 +204,8 @@ impl Metrics {
     fn scraped_only(&self) -> Vec<Family> {
         let mut families = collect::extras(self);
         families.extend(process::families());
+        let more = self.more.read().unwrap_or_else(PoisonError::into_inner);
+        families.extend(more.iter().flat_map(|read| read()));
         families
     }
 

@@ -4,13 +4,16 @@
 
 pub mod admin;
 pub mod breaker;
+mod certificates;
 pub mod config;
+pub mod connections;
 pub mod drain;
 pub mod export;
 pub mod layer;
 pub mod metrics;
 pub mod readiness;
 pub mod run;
+mod scrape;
 pub mod serve;
 pub mod stack;
 pub mod statistics;

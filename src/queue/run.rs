@@ -11,24 +11,21 @@ use tokio::sync::watch;
 use tokio::task::LocalSet;
 
 use super::breaker::Breaker;
-use super::config::{self, Config};
+use super::certificates::{self, Tls};
+use super::config::Config;
 use super::drain::{Drainer, Settings, Stage};
 use super::layer::observe::RequestLog;
 use super::metrics::{self, Metrics};
 use super::serve::{self, Shared};
-use super::{admin, export, readiness, statistics::Statistics};
+use super::{admin, export, readiness, scrape, statistics::Statistics};
 use crate::config::env::Env;
-use crate::control::listener::{self, TlsNow};
+use crate::control::listener::{self, Speaks, TlsNow};
 use crate::http::upstream::Limits;
 use crate::lifecycle::drain::Drain;
-use crate::telemetry::observability::{self, MetricsExport, Observability, Prometheus, PrometheusTls};
+use crate::telemetry::observability::{MetricsExport, Observability};
 use crate::telemetry::request_log::{RevisionFacts, Template};
 use crate::telemetry::trace::Tracer;
 use crate::telemetry::{log, writer};
-use crate::tls::client_auth::{Allowed, ClientAuth};
-use crate::tls::policy::Policy;
-use crate::tls::source_dir::{self, Directory};
-use crate::tls::{identity, provider, server, trust};
 use crate::worker::{Listener, Workers, cpu};
 
 /// Idle HTTP/1.1 connections to an application without a limit of concurrency (`pkg/queue/sharedmain`: 1000).
@@ -37,18 +34,30 @@ const UNLIMITED_IDLE: usize = 1000;
 const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// Why the process gives up: one fatal line.
-struct Fatal {
+pub(super) struct Fatal {
     message: &'static str,
     error: String,
 }
 
 impl Fatal {
-    fn new(message: &'static str, error: impl Display) -> Self {
+    pub(super) fn new(message: &'static str, error: impl Display) -> Self {
         Self { message, error: error.to_string() }
     }
 
+    /// The reason alone.
+    pub(super) fn into_error(self) -> String {
+        self.error
+    }
+
+    /// Ends the process from a task.
+    pub(super) fn exit(self) -> ! {
+        log::fatal(self.message, &self.error);
+        log::flush(LAST_LINES);
+        std::process::exit(1);
+    }
+
     /// As Go words a listener that cannot be opened.
-    fn serve(name: &str, port: u16, error: &io::Error) -> Self {
+    pub(super) fn serve(name: &str, port: u16, error: &io::Error) -> Self {
         let why = match error.kind() {
             io::ErrorKind::AddrInUse => "bind: address already in use".to_owned(),
             io::ErrorKind::PermissionDenied => "bind: permission denied".to_owned(),
@@ -112,6 +121,7 @@ async fn start(config: Config, env: &dyn Env) -> Result<(), Fatal> {
     }
     let tls = Tls::new(&config)?;
     let metrics = Metrics::new(workers, metrics::resource(env));
+    tls.tell(&metrics);
     if let Some(breaker) = breaker.clone() {
         metrics.queue_depth(move || breaker.depth() as u64);
     }
@@ -128,6 +138,7 @@ async fn start(config: Config, env: &dyn Env) -> Result<(), Fatal> {
     let prober = readiness::start(config.readiness.clone(), config.http2_auto_detection);
     let shared = Arc::new(Shared {
         application: ([127, 0, 0, 1], config.user_port_number.unwrap_or(0)).into(),
+        hold: config.own.hold_on_restart,
         total: config.revision_timeout.unwrap_or_default(),
         start: config.response_start_timeout.unwrap_or_default(),
         idle: config.idle_timeout.unwrap_or_default(),
@@ -174,12 +185,13 @@ async fn start(config: Config, env: &dyn Env) -> Result<(), Fatal> {
     let with_tls = if tls.identity.current().is_some() { "tls" } else { "http" };
     tracing::info!("Starting {with_tls} server admin:{}", port(&admin));
     let handler = admin::handler(drain.clone(), stage_seen, config.own.drain_reset_window);
-    tokio::task::spawn_local(listener::serve(admin, admin_tls.clone(), handler, control_stopped.clone()));
+    let both = Speaks::Both(admin_tls);
+    tokio::task::spawn_local(listener::serve(admin, both.clone(), handler, control_stopped.clone()));
     tracing::info!("Starting http server metrics:{}", port(&stats));
-    let stats_tls: TlsNow = if config.own.metrics_tls { admin_tls } else { Rc::new(|| None) };
+    let stats_speaks = if config.own.metrics_tls { both } else { Speaks::Plain };
     tokio::task::spawn_local(listener::serve(
         stats,
-        stats_tls,
+        stats_speaks,
         admin::statistics(statistics.clone()),
         control_stopped.clone(),
     ));
@@ -187,7 +199,7 @@ async fn start(config: Config, env: &dyn Env) -> Result<(), Fatal> {
     tokio::task::spawn_local(crate::memory::keep_low());
     let exports = export::start(&observability, &metrics, tracer, &control_stopped);
     if let MetricsExport::Prometheus(export) = &observability.metrics {
-        scrape(export, metrics, control_stopped.clone());
+        scrape::start(export, &config.metrics_tls, metrics, control_stopped.clone())?;
     }
     if observability.profiling {
         profile(config.own.listen_address, config.profiling_port, control_stopped);
@@ -195,7 +207,7 @@ async fn start(config: Config, env: &dyn Env) -> Result<(), Fatal> {
 
     let tls_port = config.serving_tls_port().ok();
     let address = config.own.listen_address;
-    tokio::task::spawn_local(follow_certificates(tls.identity.clone(), running.clone(), tls_port, address, closed));
+    tokio::task::spawn_local(certificates::follow(tls.identity.clone(), running.clone(), tls_port, address, closed));
     tokio::task::spawn_local(tls.directory.run());
 
     let grace = config.own.shutdown_grace.or(config.revision_timeout).unwrap_or(Duration::from_secs(3600));
@@ -238,52 +250,11 @@ fn request_log(config: &Config, observability: &Observability) -> Option<Arc<Req
     Some(Arc::new(RequestLog { template, revision, probes, writer }))
 }
 
-/// Opens the port that Prometheus scrapes; when it is taken, the process goes on without.
-fn scrape(export: &Prometheus, metrics: Arc<Metrics>, stop: watch::Receiver<bool>) {
-    let host = export.host.parse().ok();
-    let tls = match export.tls.as_ref().map(scrape_tls).transpose() {
-        Ok(tls) => tls,
-        Err(error) => return println!("metrics server error: {error}"),
-    };
-    match listener::bind(host, export.port) {
-        Ok(socket) => {
-            let tls: TlsNow = Rc::new(move || tls.clone());
-            tokio::task::spawn_local(listener::serve(socket, tls, admin::prometheus(metrics), stop));
-        }
-        Err(error) => {
-            let Fatal { error, .. } = Fatal::serve("metrics", export.port, &error);
-            let why = error.split_once(": ").map_or(error.as_str(), |(_, why)| why);
-            println!("metrics server error: {why}");
-        }
-    }
-}
-
-/// The certificate of the scraped port; callers are not asked for one unless told so.
-fn scrape_tls(files: &PrometheusTls) -> io::Result<Arc<rustls::ServerConfig>> {
-    let named = |path: &std::path::Path| {
-        std::fs::read(path).map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", path.display())))
-    };
-    let (cert, key) = (named(&files.cert)?, named(&files.key)?);
-    let identity = identity::Store::new();
-    identity.publish(identity::Identity::from_pem(&cert, &key).map_err(|e| io::Error::other(e.to_string()))?);
-    let auth = match (files.client_auth, &files.client_ca) {
-        (observability::ClientAuth::None, _) | (_, None) => ClientAuth::Off,
-        // The names that a scraper's certificate carries are not known: the authority decides.
-        (asked, Some(_)) => {
-            return Err(io::Error::other(format!(
-                "METRICS_PROMETHEUS_TLS_CLIENT_AUTH={asked:?}: client certificates on the metrics port are not supported"
-            )));
-        }
-    };
-    let policy = Policy::parse("METRICS_PROMETHEUS_", None, None, None, None).map_err(io::Error::other)?;
-    server::config(&policy, identity, &auth, server::ALPN_HTTP1).map_err(|e| io::Error::other(e.to_string()))
-}
-
 /// Go's profiles have no counterpart here; the port listens, so that what looks for it finds it, and answers 404.
 fn profile(address: Option<std::net::IpAddr>, port: u16, stop: watch::Receiver<bool>) {
     match listener::bind(address, port) {
         Ok(socket) => {
-            tokio::task::spawn_local(listener::serve(socket, Rc::new(|| None), admin::nothing(), stop));
+            tokio::task::spawn_local(listener::serve(socket, Speaks::Plain, admin::nothing(), stop));
         }
         Err(error) => tracing::error!(%error, "the profiling port cannot be opened"),
     }
@@ -297,100 +268,13 @@ fn port(socket: &std::net::TcpListener) -> u16 {
     socket.local_addr().map_or(0, |a| a.port())
 }
 
-fn listen(workers: &Workers, socket: std::net::TcpListener, id: u8, what: &str, stop: watch::Receiver<bool>) {
+pub(super) fn listen(
+    workers: &Workers,
+    socket: std::net::TcpListener,
+    id: u8,
+    what: &str,
+    stop: watch::Receiver<bool>,
+) {
     tracing::info!("Starting {what}:{}", port(&socket));
     workers.listen(Listener { socket, port: id, stop });
-}
-
-/// Everything about certificates.
-struct Tls {
-    identity: Arc<identity::Store>,
-    directory: Directory,
-    data: Arc<rustls::ServerConfig>,
-    admin: Arc<rustls::ServerConfig>,
-}
-
-impl Tls {
-    fn new(config: &Config) -> Result<Self, Fatal> {
-        let set = |text: &'_ str| (!text.is_empty()).then(|| text.to_owned());
-        let raw = &config.tls;
-        let policy = Policy::parse(
-            "QUEUE_PROXY_",
-            set(&raw.min_version).as_deref(),
-            set(&raw.max_version).as_deref(),
-            set(&raw.cipher_suites).as_deref(),
-            set(&raw.curve_preferences).as_deref(),
-        )
-        .map_err(|e| Fatal::new("Failed to read TLS configuration from environment", e))?;
-        let (identity, trust) = (identity::Store::new(), trust::Store::new());
-        let directory = Directory::new(&config.own.certificates, identity.clone()).trust(trust.clone());
-        match directory.load_once() {
-            Ok(_) => {}
-            Err(error @ source_dir::Error::Verify { .. }) => {
-                return Err(Fatal::new("Failed to verify the file path", error));
-            }
-            // A bad first pair: TLS stays closed until a good one comes.
-            Err(error) => tracing::error!(%error, "failed to create certWatcher"),
-        }
-        let allowed = || Allowed::new(trust.clone(), config.own.client_auth_sans.iter().map(|s| s.as_bytes().to_vec()));
-        let auth = match config.own.client_auth {
-            config::ClientAuth::Off => ClientAuth::Off,
-            config::ClientAuth::Request => ClientAuth::Request(allowed()),
-            config::ClientAuth::Require => ClientAuth::Require(allowed()),
-        };
-        let unusable = |e| Fatal::new("Failed to read TLS configuration from environment", format!("{e}"));
-        let data = server::config(&policy, identity.clone(), &auth, server::ALPN_HTTP).map_err(unusable)?;
-        let admin = server::config(&policy, identity.clone(), &ClientAuth::Off, server::ALPN_HTTP1)
-            .map_err(|e| Fatal::new("Failed to read TLS configuration from environment", format!("{e}")))?;
-        // aws-lc gathers entropy for tens of milliseconds when its generator is first used: not in a handshake.
-        std::thread::spawn(move || provider::warm_up(&policy));
-        Ok(Self { identity, directory, data, admin })
-    }
-}
-
-/// Opens the TLS listener when there is a certificate and closes it when it is withdrawn.
-async fn follow_certificates(
-    identity: Arc<identity::Store>,
-    workers: Rc<Workers>,
-    port: Option<u16>,
-    address: Option<std::net::IpAddr>,
-    mut closed: watch::Receiver<bool>,
-) {
-    let mut changes = identity.changes();
-    let mut open: Option<watch::Sender<bool>> = None;
-    loop {
-        changes.borrow_and_update();
-        match (identity.current(), &open, port) {
-            (Some(_), None, Some(port)) => match listener::bind(address, port) {
-                Ok(socket) => {
-                    let (stop, stopped) = watch::channel(false);
-                    listen(&workers, socket, serve::TLS, "tls server main", stopped);
-                    open = Some(stop);
-                }
-                Err(error) => {
-                    let Fatal { message, error } = Fatal::serve("main tls", port, &error);
-                    log::fatal(message, &error);
-                    log::flush(LAST_LINES);
-                    std::process::exit(1);
-                }
-            },
-            (Some(_), None, None) => {
-                tracing::error!("QUEUE_SERVING_TLS_PORT is no port: there is a certificate but no TLS server");
-            }
-            (None, Some(stop), _) => {
-                tracing::info!("The certificate is gone: shutting down server: main tls");
-                stop.send_replace(true);
-                open = None;
-            }
-            _ => {}
-        }
-        tokio::select! {
-            changed = changes.changed() => if changed.is_err() { return },
-            _ = closed.wait_for(|closed| *closed) => {
-                tracing::info!("Shutting down server: main tls");
-                if let Some(stop) = &open { stop.send_replace(true); }
-                return;
-            }
-        }
-    }
 }

@@ -17,6 +17,7 @@ use super::statistics::Statistics;
 use crate::http::call::Connection;
 use crate::http::dial::Target;
 use crate::http::layer::timeouts::Timers;
+use crate::http::local::Local;
 use crate::http::proxy::Proxy;
 use crate::http::server::{Connections, Order, Server, Settings};
 use crate::http::upstream::{Limits, Pool, Speaks};
@@ -36,6 +37,8 @@ const TIMEOUT: &str = "request timeout";
 pub struct Shared {
     /// Where the application listens.
     pub application: SocketAddr,
+    /// How long requests are held while the application takes no connection; zero is not at all.
+    pub hold: Duration,
     /// `REVISION_TIMEOUT_SECONDS`; zero is off.
     pub total: Duration,
     /// `REVISION_RESPONSE_START_TIMEOUT_SECONDS`; zero is off.
@@ -72,7 +75,10 @@ pub struct Shared {
 
 /// Builds the server of worker `index`, on its thread.
 pub fn on_worker(shared: &Arc<Shared>, index: usize) -> impl Serve + use<> {
-    let pool = Pool::new(Target::plain(shared.application), shared.pool, Speaks::Unknown);
+    let metrics = Rc::new(shared.metrics.worker(index));
+    let told = Rc::new(super::connections::Connections { metrics: metrics.clone() });
+    let application = Local::new(shared.application, shared.hold, told.clone());
+    let pool = Pool::new(Target::local(application), shared.pool, Speaks::Unknown);
     let connections = Rc::new(Connections::default());
     tokio::task::spawn_local(housekeeping(pool.clone(), connections.clone(), shared.client_idle));
     tokio::task::spawn_local(follow(shared.order.clone(), connections.clone()));
@@ -80,12 +86,7 @@ pub fn on_worker(shared: &Arc<Shared>, index: usize) -> impl Serve + use<> {
     let check: Check = Rc::new(move || ready());
     let user_port = shared.application.port();
     let stack = stack::build(Parts {
-        observer: Rc::new(Observer {
-            metrics: shared.metrics.worker(index),
-            log: shared.log.clone(),
-            tracer: shared.tracer.clone(),
-            user_port,
-        }),
+        observer: Rc::new(Observer { metrics, log: shared.log.clone(), tracer: shared.tracer.clone(), user_port }),
         strict: shared.strict,
         check,
         drain: shared.drain.clone(),
@@ -95,10 +96,7 @@ pub fn on_worker(shared: &Arc<Shared>, index: usize) -> impl Serve + use<> {
         stats: Rc::new(shared.statistics.worker(index)),
         proxy: Proxy::new(pool),
     });
-    let failed = |error: &std::io::Error, peer: SocketAddr| {
-        tracing::info!("http: TLS handshake error from {peer}: {error}");
-    };
-    OnWorker { server: Rc::new(Server::new(stack, shared.http, connections, failed)), shared: shared.clone() }
+    OnWorker { server: Rc::new(Server::new(stack, shared.http, connections, told)), shared: shared.clone() }
 }
 
 struct OnWorker<S> {

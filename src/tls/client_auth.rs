@@ -16,9 +16,6 @@ use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Signatu
 use crate::tls::error::SanMismatch;
 use crate::tls::{san, trust};
 
-/// The name that Knative's gateway and activator show (`knative.dev/networking`, `certificates.DataPlaneRoutingSAN`).
-pub const ROUTING_SAN: &str = "kn-routing";
-
 /// Whether callers are asked for a certificate.
 #[derive(Clone, Debug, Default)]
 pub enum ClientAuth {
@@ -35,17 +32,19 @@ pub enum ClientAuth {
 #[derive(Clone, Debug)]
 pub struct Allowed {
     trust: Arc<trust::Store>,
-    names: Vec<Vec<u8>>,
+    /// None: any name will do.
+    names: Option<Vec<Vec<u8>>>,
 }
 
 impl Allowed {
-    /// Callers that show one of `names` in a certificate by an authority in `trust`. No names means [`ROUTING_SAN`].
+    /// Callers that show one of `names` in a certificate by an authority in `trust`; without names nobody.
     pub fn new(trust: Arc<trust::Store>, names: impl IntoIterator<Item = impl Into<Vec<u8>>>) -> Self {
-        let mut names: Vec<Vec<u8>> = names.into_iter().map(Into::into).collect();
-        if names.is_empty() {
-            names.push(ROUTING_SAN.as_bytes().to_vec());
-        }
-        Self { trust, names }
+        Self { trust, names: Some(names.into_iter().map(Into::into).collect()) }
+    }
+
+    /// Callers with any certificate by an authority in `trust`, whatever its names.
+    pub fn anybody(trust: Arc<trust::Store>) -> Self {
+        Self { trust, names: None }
     }
 }
 
@@ -112,11 +111,12 @@ impl ClientCertVerifier for Verifier {
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
         self.chain()?.verifier.verify_client_cert(leaf, intermediates, now)?;
+        let Some(names) = &self.allowed.names else { return Ok(ClientCertVerified::assertion()) };
         let presented = san::dns_names(leaf).map_err(|_| CertificateError::BadEncoding)?;
-        let allowed = |name: &Vec<u8>| self.allowed.names.iter().any(|allowed| san::same(allowed, name));
+        let allowed = |name: &Vec<u8>| names.iter().any(|allowed| san::same(allowed, name));
         match presented.iter().any(allowed) {
             true => Ok(ClientCertVerified::assertion()),
-            false => Err(SanMismatch { expected: self.allowed.names.clone(), presented }.into_rustls()),
+            false => Err(SanMismatch { expected: names.clone(), presented }.into_rustls()),
         }
     }
 

@@ -2,6 +2,7 @@
 //! the original says so in its test's doc line.
 mod abuse;
 mod admin;
+mod application;
 mod breaker;
 mod duplex;
 mod environment;
@@ -11,6 +12,7 @@ mod input;
 mod logs;
 mod matrix;
 mod memory;
+mod metrics_port;
 mod ports;
 mod probes;
 mod protocols;
@@ -23,4 +25,5 @@ mod smuggling;
 mod telemetry;
 mod timeouts;
 mod tls;
+mod told;
 mod workers;

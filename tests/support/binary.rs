@@ -20,6 +20,7 @@ pub struct Builder {
     under: Vec<String>,
     args: Vec<String>,
     env: BTreeMap<String, String>,
+    stall_stdout: bool,
 }
 
 /// The queue with the environment of a revision's pod, for an application on `port`; no quiet period.
@@ -47,6 +48,7 @@ pub fn queue(port: u16) -> Builder {
         under: Vec::new(),
         args: vec!["queue".to_owned()],
         env: env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+        stall_stdout: false,
     };
     builder = builder.env("USER_PORT", port).env("SERVING_READINESS_PROBE", probe);
     builder
@@ -54,7 +56,12 @@ pub fn queue(port: u16) -> Builder {
 
 /// Any other command.
 pub fn command(args: &[&str]) -> Builder {
-    Builder { under: Vec::new(), args: args.iter().map(|arg| (*arg).to_owned()).collect(), env: BTreeMap::new() }
+    Builder {
+        under: Vec::new(),
+        args: args.iter().map(|arg| (*arg).to_owned()).collect(),
+        env: BTreeMap::new(),
+        stall_stdout: false,
+    }
 }
 
 impl Builder {
@@ -67,6 +74,12 @@ impl Builder {
     /// Removes a variable.
     pub fn unset(mut self, name: &str) -> Self {
         self.env.remove(name);
+        self
+    }
+
+    /// Nobody reads its stdout, as when the container runtime is stuck.
+    pub fn stall_stdout(mut self) -> Self {
+        self.stall_stdout = true;
         self
     }
 
@@ -96,7 +109,9 @@ impl Builder {
             .spawn()
             .expect("the executable starts");
         let log = Log::default();
-        log.follow(Stream::Stdout, child.stdout.take().unwrap());
+        if !self.stall_stdout {
+            log.follow(Stream::Stdout, child.stdout.take().unwrap());
+        }
         log.follow(Stream::Stderr, child.stderr.take().unwrap());
         Binary { child, log, status: None }
     }

@@ -2,6 +2,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use lockkeeper::certs::mint::{Ca, KeyKind, LeafSpec, Validity};
 use lockkeeper::local::client::Trust;
 use lockkeeper::local::pki::{Authority, Leaf, Mount};
 use rustls::pki_types::pem::PemObject;
@@ -47,6 +48,18 @@ impl Pki {
         let leaf = self.leaf();
         self.mount.publish_leaf(&leaf, &self.authority).unwrap();
         leaf.serial
+    }
+
+    /// Swaps in a leaf of whose life less than a third is left.
+    pub fn near_its_end(&mut self) {
+        let ca = Ca::new("lockkeeper tests", KeyKind::P256).unwrap();
+        let mut spec = LeafSpec::new([NAME]);
+        let now = time::OffsetDateTime::now_utc();
+        spec.validity =
+            Validity { not_before: now - time::Duration::days(80), not_after: now + time::Duration::days(9) };
+        let pair = ca.leaf(&spec).unwrap();
+        let files = [("tls.crt", pair.cert_pem.as_bytes()), ("tls.key", pair.key_pem.as_bytes())];
+        self.mount.publish(&files).unwrap();
     }
 
     /// The directory.

@@ -17,6 +17,11 @@ pub struct Sample {
     pub value: f64,
 }
 
+/// A port that nobody listens on now.
+pub fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
 /// Starts a queue that Prometheus may scrape; the port for it.
 pub fn observed(builder: Builder) -> (Binary, u16) {
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();

@@ -314,8 +314,7 @@ async fn given_client_authentication_when_called_then_only_allowed_names_are_ser
     let root = Ca::new("root", KeyKind::P256).unwrap();
     let stranger = Ca::new("stranger", KeyKind::P256).unwrap();
     let callers = trusting(root.root_pem());
-    let none: [&str; 0] = [];
-    let allowed = || Allowed::new(callers.clone(), none);
+    let allowed = || Allowed::new(callers.clone(), ["kn-routing"]);
     let mut server = Server::new(&root.leaf(&LeafSpec::new(["kn-user-demo"])).unwrap());
     let caller = |ca: &Ca, name: &str| {
         let connector = Connector::new(&Policy::default(), trusting(root.root_pem()));

@@ -3,6 +3,7 @@
 use super::fixture;
 use crate::certs::mint::{Ca, KeyKind, LeafSpec};
 use crate::certs::{check, fixtures, inspect};
+use crate::knative::names;
 use crate::tls::identity::Identity;
 use crate::tls::policy::{Group, Policy, PolicyError};
 use crate::tls::trust;
@@ -19,8 +20,8 @@ fn given_the_fixtures_when_checked_then_the_good_ones_work_and_the_broken_ones_d
     };
     for name in names("good") {
         let expected = match name.as_str() {
-            "good/longest-namespace" => check::queue_san(&"N".repeat(63)),
-            "good/routing" => check::routing_san().to_owned(),
+            "good/longest-namespace" => names::san_user(&"N".repeat(63)),
+            "good/routing" => names::SAN_ROUTING.to_owned(),
             _ => fixtures::NAME.to_owned(),
         };
         let findings = check::directory(&fixture(&name), &expected);

@@ -109,9 +109,9 @@ impl Set {
 fn log(cause: &Cause) {
     let Cause::Timeout { timer, after, .. } = cause else { return };
     match timer {
-        Timer::Total => tracing::warn!("Request timeout: {after:?}"),
-        Timer::Start => tracing::warn!("Response start timeout: {after:?}"),
-        Timer::Idle => tracing::warn!("Idle timeout: {after:?}"),
+        Timer::Total => tracing::warn!(cause = cause.token(), "Request timeout: {after:?}"),
+        Timer::Start => tracing::warn!(cause = cause.token(), "Response start timeout: {after:?}"),
+        Timer::Idle => tracing::warn!(cause = cause.token(), "Idle timeout: {after:?}"),
         Timer::Waiting => {}
     }
 }

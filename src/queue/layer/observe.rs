@@ -34,7 +34,7 @@ pub struct RequestLog {
 /// What one worker tells with.
 pub struct Observer {
     /// This worker's part of the metrics.
-    pub metrics: WorkerMetrics,
+    pub metrics: Rc<WorkerMetrics>,
     /// The request log, if there is one.
     pub log: Option<Arc<RequestLog>>,
     /// Makes spans, if tracing is on.
@@ -69,22 +69,20 @@ impl<S: tower::Service<Request, Response = Response, Error = Cause>> tower::Serv
         if let (false, Some(tracer)) = (probe, &self.observer.tracer) {
             *request.call.trace.borrow_mut() = Some(tracer.begin(&head.headers));
         }
-        let facts = (!probe || log.is_some()).then(|| {
-            Box::new(Facts {
-                observer: self.observer.clone(),
-                call: request.call.clone(),
-                probe,
-                method: head.method.clone(),
-                version: head.version,
-                host: host(head),
-                tags: tags(&head.headers),
-                status: 0,
-                sent: 0,
-                log: log.is_some(),
-                logged: (traced || log.is_some()).then(|| Logged { uri: target(head), headers: head.headers.clone() }),
-            })
+        let facts = Box::new(Facts {
+            observer: self.observer.clone(),
+            call: request.call.clone(),
+            probe,
+            method: head.method.clone(),
+            version: head.version,
+            host: host(head),
+            tags: tags(&head.headers),
+            status: 0,
+            sent: 0,
+            log: log.is_some(),
+            logged: (traced || log.is_some()).then(|| Logged { uri: target(head), headers: head.headers.clone() }),
         });
-        Observed { inner: self.inner.call(request), facts }
+        Observed { inner: self.inner.call(request), facts: Some(facts) }
     }
 }
 
@@ -142,8 +140,12 @@ impl Facts {
         let elapsed = Instant::now().saturating_duration_since(self.call.started);
         let metrics = &self.observer.metrics;
         if let Some(token) = cause {
-            metrics.cause(token);
-            if token == Cause::CallerLeft.token() {
+            // A prober that no longer waits is no caller who lost an answer.
+            let left = token == Cause::CallerLeft.token();
+            if !left || !self.probe {
+                metrics.cause(token);
+            }
+            if left && !self.probe {
                 metrics.count(Count::ClientLeft);
             }
         }
@@ -243,7 +245,10 @@ impl Watch for Facts {
         let (status, cause) = match end {
             End::Whole => (self.status, None),
             End::Broken(token) if token.starts_with("timeout") => (StatusCode::GATEWAY_TIMEOUT.as_u16(), Some(token)),
-            End::Broken(token) => (StatusCode::INTERNAL_SERVER_ERROR.as_u16(), Some(token)),
+            End::Broken(token) => {
+                tracing::warn!(cause = token, "a response that had begun was cut");
+                (StatusCode::INTERNAL_SERVER_ERROR.as_u16(), Some(token))
+            }
             End::CallerLeft => (Cause::CallerLeft.status().as_u16(), Some(Cause::CallerLeft.token())),
         };
         // Go counts an upgraded connection as 200 at its end.
@@ -293,10 +298,16 @@ impl<F: Future<Output = Result<Response, Cause>>> Future for Observed<F> {
     }
 }
 
-/// Errors of the application's side are worth a line; what the caller did, or what is a plain limit, is not.
+/// Errors of the application's side are worth a line; what the caller did, or what is a plain limit, is one for who asks
+/// for details. Timers have theirs already.
 fn log_cause(cause: &Cause) {
-    if cause.status() == StatusCode::BAD_GATEWAY {
-        let detail = std::error::Error::source(cause).map(ToString::to_string).unwrap_or_default();
-        tracing::error!(error = %cause, cause = cause.token(), detail, "error reverse proxying request");
+    let token = cause.token();
+    match cause.status() {
+        StatusCode::BAD_GATEWAY => {
+            let detail = std::error::Error::source(cause).map(ToString::to_string).unwrap_or_default();
+            tracing::error!(error = %cause, cause = token, detail, "error reverse proxying request");
+        }
+        StatusCode::GATEWAY_TIMEOUT => {}
+        status => tracing::debug!(cause = token, status = status.as_u16(), "answered in place of the application"),
     }
 }

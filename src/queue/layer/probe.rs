@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 
 use crate::http::body::Body;
-use crate::http::cause::{CAUSE_HEADER, Cause};
+use crate::http::cause::Cause;
 use crate::http::{Request, Response};
 use crate::knative::names;
 use crate::lifecycle::drain::Drain;
@@ -92,7 +92,9 @@ impl<S: tower::Service<Request, Response = Response, Error = Cause>> tower::Serv
         match kind {
             Kind::Ready => {
                 let ready = (self.check)();
-                Either::Answer { future: Box::pin(async move { Ok(readiness(ready.await)) }) }
+                Either::Answer {
+                    future: Box::pin(async move { if ready.await { Ok(is_ready()) } else { Err(Cause::NotReady) } }),
+                }
             }
             Kind::Mistaken(value) => {
                 answer(bad(format!("unexpected probe header value: {}\n", String::from_utf8_lossy(value))))
@@ -109,13 +111,7 @@ impl<S: tower::Service<Request, Response = Response, Error = Cause>> tower::Serv
     }
 }
 
-fn readiness(ready: bool) -> Response {
-    if !ready {
-        let mut response = Response::new(Body::empty());
-        *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
-        response.headers_mut().insert(CAUSE_HEADER, HeaderValue::from_static("not_ready"));
-        return response;
-    }
+fn is_ready() -> Response {
     let mut response = Response::new(Body::full(Bytes::from_static(b"queue")));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     response

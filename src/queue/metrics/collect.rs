@@ -109,6 +109,12 @@ pub(super) fn extras(metrics: &Metrics) -> Vec<Family> {
         ),
         count(
             metrics,
+            Count::Held,
+            "lockkeeper_requests_held_total",
+            "Requests held until the application took connections.",
+        ),
+        count(
+            metrics,
             Count::ClientLeft,
             "lockkeeper_client_left_total",
             "Callers that left before their answer was complete.",

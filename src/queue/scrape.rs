@@ -1,0 +1,244 @@
+//! The port that Prometheus scrapes: plain or TLS, with or without client certificates, gzip for who takes it.
+//!
+//! Control side. What may be wrong with its settings ends the start, as in Go; a port or a certificate file that can't
+//! be used costs the port alone, with a line on stdout (contract, sections 1.2 and 8.2). The files are looked at again
+//! with each connection, so that a renewed certificate and changed authorities need no restart.
+//!
+//! Source: `knative.dev/pkg/observability/metrics/prometheus/server.go`, `promhttp.Handler`.
+
+use std::cell::RefCell;
+use std::fs;
+use std::io::{self, Write as _};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use flate2::{Compression, write::GzEncoder};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use tokio::sync::watch;
+
+use super::admin;
+use super::config::TlsPolicy;
+use super::metrics::Metrics;
+use super::run::Fatal;
+use crate::control::listener::{self, Handler, Response, Speaks};
+use crate::http::body::Body;
+use crate::telemetry::observability::{self, Prometheus, PrometheusTls};
+use crate::telemetry::registry;
+use crate::tls::client_auth::{Allowed, ClientAuth};
+use crate::tls::policy::PolicyError;
+use crate::tls::{identity, server, trust};
+
+/// Prefix of the variables of this port's TLS policy.
+const PREFIX: &str = "METRICS_PROMETHEUS_";
+
+/// Opens the port; when it or its certificate can't be used, the process goes on without.
+///
+/// # Errors
+/// Settings that can't be meant.
+pub(super) fn start(
+    export: &Prometheus,
+    policy: &TlsPolicy,
+    metrics: Arc<Metrics>,
+    stop: watch::Receiver<bool>,
+) -> Result<(), Fatal> {
+    let speaks = match export.tls.as_ref().map(|files| with_tls(files, policy)).transpose() {
+        Ok(tls) => tls.unwrap_or(Speaks::Plain),
+        Err(Unusable::Settings(why)) => return Err(Fatal::new("Failed to setup meter provider", why)),
+        Err(Unusable::Files(why)) => return unavailable(&why),
+    };
+    match listener::bind(export.host.parse().ok(), export.port) {
+        Ok(socket) => {
+            tokio::task::spawn_local(listener::serve(socket, speaks, handler(metrics), stop));
+            Ok(())
+        }
+        Err(error) => {
+            let error = Fatal::serve("metrics", export.port, &error).into_error();
+            unavailable(error.split_once(": ").map_or(error.as_str(), |(_, why)| why))
+        }
+    }
+}
+
+/// As Go words it, and where.
+fn unavailable(why: &str) -> Result<(), Fatal> {
+    println!("metrics server error: {why}");
+    Ok(())
+}
+
+/// Why the port has no TLS.
+enum Unusable {
+    /// A setting that the process can't start with.
+    Settings(String),
+    /// Files that can't be used.
+    Files(String),
+}
+
+fn with_tls(files: &PrometheusTls, policy: &TlsPolicy) -> Result<Speaks, Unusable> {
+    let policy = policy.policy(PREFIX).map_err(|error| match error {
+        PolicyError::Setting(why) => Unusable::Settings(why),
+        PolicyError::Http2 => Unusable::Files(error.to_string()),
+    })?;
+    let identity = identity::Store::new();
+    let trust = trust::Store::new();
+    let auth = match files.client_auth {
+        observability::ClientAuth::None => ClientAuth::Off,
+        observability::ClientAuth::Optional => ClientAuth::Request(Allowed::anybody(trust.clone())),
+        observability::ClientAuth::Require => ClientAuth::Require(Allowed::anybody(trust.clone())),
+    };
+    let mut followed = Followed::new(files, identity.clone(), trust.clone());
+    if let Some(path) = &files.client_ca {
+        followed.authorities().map_err(|e| {
+            Unusable::Settings(format!("reading METRICS_PROMETHEUS_TLS_CLIENT_CA_FILE: open {}: {e}", path.display()))
+        })?;
+        if trust.snapshot().is_none() {
+            return Err(Unusable::Settings(format!(
+                "no valid CA certificates found in METRICS_PROMETHEUS_TLS_CLIENT_CA_FILE ({})",
+                path.display()
+            )));
+        }
+    }
+    followed.pair().map_err(Unusable::Files)?;
+    let config = server::config(&policy, identity, &auth, server::ALPN_HTTP1)
+        .map_err(|error| Unusable::Files(error.to_string()))?;
+    let followed = RefCell::new(followed);
+    Ok(Speaks::Tls(Rc::new(move || {
+        followed.borrow_mut().look_again();
+        Some(config.clone())
+    })))
+}
+
+/// Files that are read again when they look different.
+struct Followed {
+    certificate: PathBuf,
+    key: PathBuf,
+    client_ca: Option<PathBuf>,
+    seen_pair: Looks,
+    seen_ca: Looks,
+    identity: Arc<identity::Store>,
+    trust: Arc<trust::Store>,
+}
+
+/// Identity and age of files.
+type Looks = Vec<Option<(u64, u64, i64, i64)>>;
+
+fn looks(paths: &[&Path]) -> Looks {
+    let look = |meta: fs::Metadata| (meta.ino(), meta.size(), meta.mtime(), meta.mtime_nsec());
+    paths.iter().map(|path| fs::metadata(path).ok().map(look)).collect()
+}
+
+impl Followed {
+    fn new(files: &PrometheusTls, identity: Arc<identity::Store>, trust: Arc<trust::Store>) -> Self {
+        let PrometheusTls { cert, key, client_ca, .. } = files.clone();
+        let (seen_pair, seen_ca) = (Looks::new(), Looks::new());
+        Self { certificate: cert, key, client_ca, seen_pair, seen_ca, identity, trust }
+    }
+
+    /// Reads the pair; a bad one does not replace a good one.
+    fn pair(&mut self) -> Result<(), String> {
+        self.seen_pair = looks(&[&self.certificate, &self.key]);
+        let read = |path: &Path| fs::read(path).map_err(|e| format!("open {}: {e}", path.display()));
+        let (certificate, key) = (read(&self.certificate)?, read(&self.key)?);
+        let identity = identity::Identity::from_pem(&certificate, &key).map_err(|e| format!("tls: {e}"))?;
+        self.identity.publish(identity);
+        Ok(())
+    }
+
+    fn authorities(&mut self) -> io::Result<()> {
+        let Some(path) = &self.client_ca else { return Ok(()) };
+        self.seen_ca = looks(&[path]);
+        self.trust.set_source(&path.to_string_lossy(), &fs::read(path)?);
+        Ok(())
+    }
+
+    fn look_again(&mut self) {
+        if looks(&[&self.certificate, &self.key]) != self.seen_pair
+            && let Err(error) = self.pair()
+        {
+            tracing::error!("metrics server: {error}; the previous certificate stays in use");
+        }
+        if self.client_ca.as_deref().is_some_and(|path| looks(&[path]) != self.seen_ca)
+            && let Err(error) = self.authorities()
+        {
+            tracing::error!("metrics server: client authorities: {error}; the previous ones stay in use");
+        }
+    }
+}
+
+fn handler(metrics: Arc<Metrics>) -> Handler {
+    Rc::new(move |request, _| {
+        let metrics = metrics.clone();
+        Box::pin(async move {
+            if request.uri().path() != "/metrics" {
+                return admin::not_found();
+            }
+            if request.method() != Method::GET && request.method() != Method::HEAD {
+                let text = Body::full(Bytes::from_static(b"Method Not Allowed\n"));
+                let mut response = admin::text(StatusCode::METHOD_NOT_ALLOWED, text);
+                response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+                return response;
+            }
+            page(&metrics, request.headers())
+        })
+    })
+}
+
+fn page(metrics: &Metrics, asked: &HeaderMap) -> Response {
+    let text = metrics.encode();
+    let packed = takes_gzip(asked).then(|| gzip(&text)).and_then(Result::ok);
+    let is_packed = packed.is_some();
+    let mut response = Response::new(Body::full(Bytes::from(packed.unwrap_or(text))));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(registry::CONTENT_TYPE));
+    if is_packed {
+        headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    }
+    response
+}
+
+fn gzip(text: &[u8]) -> io::Result<Vec<u8>> {
+    let mut encoder = GzEncoder::new(Vec::with_capacity(text.len() / 8), Compression::fast());
+    encoder.write_all(text)?;
+    encoder.finish()
+}
+
+/// Whether `Accept-Encoding` names gzip, or anything, and not with a weight of zero (RFC 9110 section 12.5.3).
+fn takes_gzip(headers: &HeaderMap) -> bool {
+    let mut by_name = None;
+    let mut by_star = false;
+    let lines = headers.get_all(header::ACCEPT_ENCODING).iter().filter_map(|line| line.to_str().ok());
+    for coding in lines.flat_map(|line| line.split(',')) {
+        let mut parts = coding.split(';').map(str::trim);
+        let name = parts.next().unwrap_or_default();
+        let weight = parts.find_map(|part| part.strip_prefix("q=")?.trim().parse::<f32>().ok()).unwrap_or(1.0);
+        if name.eq_ignore_ascii_case("gzip") {
+            by_name = Some(weight > 0.0);
+        } else if name == "*" {
+            by_star = weight > 0.0;
+        }
+    }
+    by_name.unwrap_or(by_star)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn given_accept_encoding_when_asked_then_gzip_is_taken_as_the_caller_says() {
+        for (value, expected) in [
+            ("", false),
+            ("gzip", true),
+            ("GZIP;q=0.5, deflate", true),
+            ("identity;q=1, gzip; q=0", false),
+            ("*", true),
+            ("*, gzip;q=0", false),
+            ("br, zstd", false),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static(value));
+            assert_eq!(takes_gzip(&headers), expected, "{value:?}");
+        }
+    }
+}
