@@ -14,6 +14,7 @@ use smallvec::SmallVec;
 
 use super::call::Call;
 use super::limits;
+use super::server::UnderWay;
 use super::upstream::{Counted, Lease};
 
 /// How a response's body ended.
@@ -68,6 +69,7 @@ enum Source {
 pub struct Body {
     source: Source,
     watches: SmallVec<[Box<dyn Watch>; 4]>,
+    under_way: Option<UnderWay>,
 }
 
 impl Body {
@@ -96,7 +98,7 @@ impl Body {
     }
 
     fn from(source: Source) -> Self {
-        Self { source, watches: SmallVec::new() }
+        Self { source, watches: SmallVec::new(), under_way: None }
     }
 
     /// Ties `watch` to this body.
@@ -104,16 +106,22 @@ impl Body {
         self.watches.push(watch);
     }
 
+    /// The request is under way as long as this body.
+    pub fn under_way(&mut self, under_way: Option<UnderWay>) {
+        self.under_way = under_way;
+    }
+
     /// Moves what is tied to this body out of it; an upgraded connection takes it over.
     #[must_use]
     pub fn take_watches(&mut self) -> Watches {
-        Watches(std::mem::take(&mut self.watches))
+        Watches(std::mem::take(&mut self.watches), self.under_way.take())
     }
 
     fn end(&mut self, end: End) {
         for mut watch in self.watches.drain(..) {
             watch.end(end);
         }
+        self.under_way = None;
     }
 }
 
@@ -219,7 +227,10 @@ impl Drop for Body {
 }
 
 /// What was tied to the body of a response and now belongs to the connection that it was upgraded to.
-pub struct Watches(SmallVec<[Box<dyn Watch>; 4]>);
+pub struct Watches(
+    SmallVec<[Box<dyn Watch>; 4]>,
+    #[expect(dead_code, reason = "counts until it is dropped")] Option<UnderWay>,
+);
 
 impl Watches {
     /// As [`Watch::poll_cut`], for all of them.

@@ -8,6 +8,7 @@ use std::time::Instant;
 use http::HeaderValue;
 
 use super::body::Watches;
+use super::lines::Head;
 use super::stream::Interim;
 use super::tunnel::Ready;
 use crate::telemetry::trace::RequestTrace;
@@ -25,6 +26,8 @@ pub struct Connection {
     pub port: PortId,
     /// Whether the connection speaks HTTP/2.
     pub h2: Cell<bool>,
+    /// Requests' heads as they come in (HTTP/1.1 only).
+    pub head: Head,
     /// Interim responses on their way to the caller (HTTP/1.1 only).
     pub interim: Rc<Interim>,
     /// The upstream half of an upgrade that was answered with 101; once the answer is on its way also what was tied
@@ -45,6 +48,7 @@ impl Connection {
             tls,
             port,
             h2: Cell::new(false),
+            head: Head::default(),
             interim: Rc::default(),
             tunnel: RefCell::default(),
         }
@@ -67,6 +71,8 @@ pub struct Call {
     pub cause: Cell<Option<&'static str>>,
     /// The request's spans, while tracing is on.
     pub trace: RefCell<Option<Box<RequestTrace>>>,
+    /// What the role's layers found out about the request's headers, in bits of their own.
+    pub marks: Cell<u32>,
     /// Called gRPC: errors that we make carry `grpc-status`.
     pub grpc: Cell<bool>,
 }
@@ -83,6 +89,7 @@ impl Call {
             go_ahead: Cell::new(true),
             cause: Cell::new(None),
             trace: RefCell::new(None),
+            marks: Cell::new(0),
             grpc: Cell::new(false),
         }
     }

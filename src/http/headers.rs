@@ -7,6 +7,70 @@ pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
+/// Which of the headers that concern a proxy a message has.
+///
+/// Found in one pass over its lines: most messages have few of them, and a look into the map for each one that could be
+/// there cost a tenth of a plaintext request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Has(u16);
+
+impl Has {
+    /// `Connection`.
+    pub const CONNECTION: Self = Self(1);
+    /// Another header that concerns one connection only.
+    pub const HOP: Self = Self(1 << 1);
+    /// `TE`.
+    pub const TE: Self = Self(1 << 2);
+    /// `Trailer`.
+    pub const TRAILER: Self = Self(1 << 3);
+    /// `Expect`.
+    pub const EXPECT: Self = Self(1 << 4);
+    /// `X-Forwarded-For`.
+    pub const FORWARDED_FOR: Self = Self(1 << 5);
+    /// `Host`, with a value.
+    pub const HOST: Self = Self(1 << 6);
+    /// `Content-Length`.
+    pub const LENGTH: Self = Self(1 << 7);
+
+    /// Looks at all lines of a message.
+    #[must_use]
+    pub fn of(headers: &HeaderMap) -> Self {
+        headers.iter().fold(Self::default(), |has, (name, value)| {
+            has | match *name {
+                header::CONNECTION => Self::CONNECTION,
+                header::TE => Self::TE,
+                header::TRAILER => Self::TRAILER,
+                header::TRANSFER_ENCODING
+                | header::UPGRADE
+                | header::PROXY_AUTHENTICATE
+                | header::PROXY_AUTHORIZATION => Self::HOP,
+                header::EXPECT => Self::EXPECT,
+                header::CONTENT_LENGTH => Self::LENGTH,
+                header::HOST if !value.is_empty() => Self::HOST,
+                _ => match name.as_str() {
+                    "keep-alive" | "proxy-connection" => Self::HOP,
+                    "x-forwarded-for" => Self::FORWARDED_FOR,
+                    _ => Self::default(),
+                },
+            }
+        })
+    }
+
+    /// Whether one of `these` is there.
+    #[must_use]
+    pub fn any(self, these: Self) -> bool {
+        self.0 & these.0 != 0
+    }
+}
+
+impl std::ops::BitOr for Has {
+    type Output = Self;
+
+    fn bitor(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
 /// The protocol that `Connection: upgrade` asks for (or grants), if any.
 #[must_use]
 pub fn upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
@@ -25,8 +89,10 @@ pub fn accepts_trailers(headers: &HeaderMap) -> bool {
 }
 
 /// Removes what concerns one connection only: `Connection`, every header that any of its lines names, and the fixed list.
-pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    if let Some(first) = headers.get(header::CONNECTION) {
+pub fn strip_hop_by_hop(headers: &mut HeaderMap, has: Has) {
+    if has.any(Has::CONNECTION)
+        && let Some(first) = headers.get(header::CONNECTION)
+    {
         // Almost always one line with one well-known word.
         let plain = first.as_bytes().eq_ignore_ascii_case(b"keep-alive") || first.as_bytes() == b"close";
         if !plain || headers.get_all(header::CONNECTION).iter().nth(1).is_some() {
@@ -41,6 +107,9 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
             }
         }
         headers.remove(header::CONNECTION);
+    }
+    if !has.any(Has::HOP | Has::TE | Has::TRAILER) {
+        return;
     }
     for name in [
         KEEP_ALIVE,
@@ -57,8 +126,8 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
 }
 
 /// Appends the caller's address: several lines become one, joined with `, `.
-pub fn append_forwarded_for(headers: &mut HeaderMap, peer_ip: &HeaderValue) {
-    if !headers.contains_key(X_FORWARDED_FOR) {
+pub fn append_forwarded_for(headers: &mut HeaderMap, has: Has, peer_ip: &HeaderValue) {
+    if !has.any(Has::FORWARDED_FOR) {
         headers.insert(X_FORWARDED_FOR, peer_ip.clone());
         return;
     }
@@ -108,7 +177,8 @@ mod tests {
         let mut headers =
             map(&[("connection", "x-a"), ("connection", "close, X-B"), ("x-a", "1"), ("x-b", "2"), ("x-c", "3")]);
 
-        strip_hop_by_hop(&mut headers);
+        let has = Has::of(&headers);
+        strip_hop_by_hop(&mut headers, has);
 
         assert_eq!(headers, map(&[("x-c", "3")]));
     }
@@ -117,7 +187,7 @@ mod tests {
     fn given_several_forwarded_for_lines_when_appended_then_they_are_one_line() {
         let mut headers = map(&[("x-forwarded-for", "1.1.1.1"), ("x-forwarded-for", "2.2.2.2, 3.3.3.3")]);
 
-        append_forwarded_for(&mut headers, &HeaderValue::from_static("127.0.0.1"));
+        append_forwarded_for(&mut headers, Has::FORWARDED_FOR, &HeaderValue::from_static("127.0.0.1"));
 
         assert_eq!(headers, map(&[("x-forwarded-for", "1.1.1.1, 2.2.2.2, 3.3.3.3, 127.0.0.1")]));
     }

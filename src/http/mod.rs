@@ -11,6 +11,7 @@ pub mod dial;
 pub mod headers;
 pub mod layer;
 pub mod limits;
+pub mod lines;
 pub mod local;
 pub mod pools;
 pub mod proxy;

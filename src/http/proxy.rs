@@ -1,5 +1,6 @@
 //! The core: one request in, one request to the application, its response back.
 
+use std::pin::Pin;
 use std::rc::Rc;
 
 use http::header::{self, HeaderValue};
@@ -11,8 +12,9 @@ use super::body::{Body, Outbound};
 use super::call::Call;
 use super::cause::Cause;
 use super::dial::Unreached;
+use super::headers::{self, Has};
 use super::upstream::{Failed, Lease, Pool, Speaks};
-use super::{Request, Response, headers};
+use super::{Request, Response};
 
 /// The parent of the application's spans (W3C Trace Context).
 const TRACEPARENT: header::HeaderName = header::HeaderName::from_static("traceparent");
@@ -34,14 +36,24 @@ impl Proxy {
     ///
     /// # Errors
     /// Why there is no response of the application.
-    pub async fn forward(self, request: Request) -> Result<Response, Cause> {
-        let prepared = Prepared::new(request, Replay::Any)?;
-        prepared.send(&self.pool).await.map_err(|failure| match failure {
-            Failure::Unreached(_, error) => unreached(error),
-            Failure::Taken(cause) => cause,
+    pub fn forward(&self, request: Request) -> Forwarding {
+        let pool = self.pool.clone();
+        let prepared = match Prepared::new(request, Replay::Any) {
+            Ok(prepared) => prepared,
+            Err(cause) => return Box::pin(std::future::ready(Err(cause))),
+        };
+        // In a box, since each layer above moves what it gets from below: once large, it was copied again and again.
+        Box::pin(async move {
+            prepared.send(&pool).await.map_err(|failure| match failure {
+                Failure::Unreached(_, error) => unreached(error),
+                Failure::Taken(cause) => cause,
+            })
         })
     }
 }
+
+/// A request on its way to the application.
+pub type Forwarding = Pin<Box<dyn Future<Output = Result<Response, Cause>>>>;
 
 /// Which requests go out once more when a reused connection ends before a byte of the response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +89,8 @@ struct Hop {
     no_host: bool,
     /// The request has no body.
     ended: bool,
+    /// It says its length.
+    length: bool,
     replay: bool,
 }
 
@@ -92,18 +106,19 @@ impl Prepared {
         }
         let h2 = head.version == Version::HTTP_2;
         let ended = hyper::body::Body::is_end_stream(&body);
-        let expects = match head.headers.get(header::EXPECT) {
+        let has = Has::of(&head.headers);
+        let expects = match head.headers.get(header::EXPECT).filter(|_| has.any(Has::EXPECT)) {
             None => false,
             Some(v) if v.as_bytes().eq_ignore_ascii_case(b"100-continue") => !ended,
             Some(_) => return Err(Cause::Expectation),
         };
-        let upgrade = if h2 { None } else { headers::upgrade(&head.headers) };
-        let trailers = headers::accepts_trailers(&head.headers);
-        headers::strip_hop_by_hop(&mut head.headers);
+        let upgrade = if h2 || !has.any(Has::CONNECTION) { None } else { headers::upgrade(&head.headers) };
+        let trailers = has.any(Has::TE) && headers::accepts_trailers(&head.headers);
+        headers::strip_hop_by_hop(&mut head.headers, has);
         if trailers {
             head.headers.insert(header::TE, HeaderValue::from_static("trailers"));
         }
-        headers::append_forwarded_for(&mut head.headers, &call.connection.peer_ip);
+        headers::append_forwarded_for(&mut head.headers, has, &call.connection.peer_ip);
         if let Some(trace) = call.trace.borrow_mut().as_mut() {
             trace.client_started(std::time::Instant::now());
             head.headers.insert(TRACEPARENT, trace.traceparent());
@@ -118,10 +133,11 @@ impl Prepared {
         let path = head.uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
         let authority = head.uri.authority().cloned();
         head.extensions = http::Extensions::new();
-        let no_host = authority.is_none() && head.headers.get(header::HOST).is_none_or(HeaderValue::is_empty);
+        let no_host = authority.is_none() && !has.any(Has::HOST);
         let replay = replay == Replay::Any || (ended && is_idempotent(&head));
+        let length = has.any(Has::LENGTH);
         let request = http::Request::from_parts(head, Outbound::new(body, call.clone(), expects));
-        Ok(Self { request, hop: Hop { call, authority, path, upgrade, no_host, ended, replay } })
+        Ok(Self { request, hop: Hop { call, authority, path, upgrade, no_host, ended, length, replay } })
     }
 
     /// Sends it to the upstream of `pool`, in the protocol that it came by.
@@ -187,7 +203,8 @@ impl Prepared {
                 Ok((response, counted)) => {
                     pool.speaks_h2();
                     let (mut head, incoming) = response.into_parts();
-                    headers::strip_hop_by_hop(&mut head.headers);
+                    let has = Has::of(&head.headers);
+                    headers::strip_hop_by_hop(&mut head.headers, has);
                     return Ok(Response::from_parts(head, Body::streamed(incoming, counted)));
                 }
                 Err(Failed::Unsent(unsent)) if again => {
@@ -219,8 +236,9 @@ impl Hop {
             return switch(head, self.upgrade.as_ref());
         }
         // hyper sends the trailers that `Trailer` announces; the header describes this hop's framing, and ours is alike.
-        let announced = head.headers.remove(header::TRAILER);
-        headers::strip_hop_by_hop(&mut head.headers);
+        let has = Has::of(&head.headers);
+        let announced = if has.any(Has::TRAILER) { head.headers.remove(header::TRAILER) } else { None };
+        headers::strip_hop_by_hop(&mut head.headers, has);
         if let Some(announced) = announced {
             head.headers.insert(header::TRAILER, announced);
         }
@@ -240,10 +258,8 @@ impl Hop {
         }
         *request.uri_mut() = Uri::from(self.path.clone());
         *request.version_mut() = Version::HTTP_11;
-        let headers = request.headers();
-        let has_framing =
-            headers.contains_key(header::CONTENT_LENGTH) || headers.contains_key(header::TRANSFER_ENCODING);
-        if self.ended && !has_framing && [Method::POST, Method::PUT, Method::PATCH].contains(request.method()) {
+        let takes_body = || [Method::POST, Method::PUT, Method::PATCH].contains(request.method());
+        if self.ended && !self.length && takes_body() {
             // A body is expected with these; say that there is none (RFC 9110 section 8.6).
             request.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
         }
@@ -279,7 +295,8 @@ fn switch(mut head: http::response::Parts, asked: Option<&HeaderValue>) -> Resul
     let granted = head.headers.get(header::UPGRADE).cloned();
     match (asked, granted) {
         (Some(asked), Some(granted)) if asked.as_bytes().eq_ignore_ascii_case(granted.as_bytes()) => {
-            headers::strip_hop_by_hop(&mut head.headers);
+            let has = Has::of(&head.headers);
+            headers::strip_hop_by_hop(&mut head.headers, has);
             head.headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
             head.headers.insert(header::UPGRADE, granted);
             Ok(Response::from_parts(head, Body::empty()))

@@ -20,6 +20,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::call::Call;
 use super::dial::{Socket, Target};
 use super::limits;
+use super::lines::{Head, Lines};
 
 /// What the pool tells the connection about the exchange that runs on it.
 #[derive(Default)]
@@ -30,6 +31,8 @@ pub struct Exchange {
     pub awaiting: Cell<bool>,
     /// The request under way.
     pub call: RefCell<Option<Rc<Call>>>,
+    /// The response's head as it comes in.
+    pub head: Head,
     /// The trust generation that verified the peer; 0 in plaintext.
     pub generation: Cell<u64>,
 }
@@ -42,6 +45,12 @@ enum Mode {
 
 /// A connection to the application as hyper's client sees it.
 pub struct Upstream {
+    wire: Wire,
+    lines: Lines,
+}
+
+/// The same, with all lines of responses' heads.
+struct Wire {
     socket: Socket,
     target: Rc<Target>,
     exchange: Rc<Exchange>,
@@ -52,12 +61,15 @@ pub struct Upstream {
 }
 
 impl Upstream {
-    /// A fresh connection.
+    /// A fresh connection, whose responses' heads have at most so many lines.
     #[must_use]
-    pub fn new(socket: Socket, target: Rc<Target>, exchange: Rc<Exchange>) -> Self {
-        Self { socket, target, exchange, kept: Vec::new(), mode: Mode::Live, held: Vec::new() }
+    pub fn new(socket: Socket, target: Rc<Target>, exchange: Rc<Exchange>, header_lines: usize) -> Self {
+        let wire = Wire { socket, target, exchange, kept: Vec::new(), mode: Mode::Live, held: Vec::new() };
+        Self { wire, lines: Lines::new(header_lines, limits::HEADER_BYTES) }
     }
+}
 
+impl Wire {
     fn may_replay(&self) -> bool {
         self.exchange.replayable.get() && self.exchange.awaiting.get()
     }
@@ -167,7 +179,15 @@ impl Interim {
 
 impl AsyncRead for Upstream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let this = &mut *self;
+        let Self { wire, lines } = &mut *self;
+        let exchange = wire.exchange.clone();
+        lines.poll_read(&exchange.head, cx, buf, |cx, buf| wire.poll_read(cx, buf))
+    }
+}
+
+impl Wire {
+    fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self;
         loop {
             ready!(this.poll_live(cx))?;
             if !this.held.is_empty() && !this.exchange.awaiting.get() {
@@ -214,7 +234,7 @@ impl AsyncWrite for Upstream {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let this = &mut *self;
+        let this = &mut self.wire;
         loop {
             ready!(this.poll_live(cx))?;
             match ready!(Pin::new(&mut this.socket).poll_write_vectored(cx, slices)) {
@@ -240,7 +260,7 @@ impl AsyncWrite for Upstream {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let this = &mut *self;
+        let this = &mut self.wire;
         if !matches!(this.mode, Mode::Live) {
             // The read side drives a reconnection, and flushes what is sent again.
             return Poll::Ready(Ok(()));
@@ -255,7 +275,7 @@ impl AsyncWrite for Upstream {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_shutdown(cx)
+        Pin::new(&mut self.wire.socket).poll_shutdown(cx)
     }
 }
 

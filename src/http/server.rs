@@ -18,6 +18,7 @@ use tokio::net::TcpStream;
 use super::body::{Aborted, Body};
 use super::call::{Call, Connection};
 use super::cause::Cause;
+use super::lines::{self, Lines};
 use super::stream::{Socket, Stream};
 use super::upstream::LocalExecutor;
 use super::{Request, Response, headers, limits, tunnel};
@@ -42,7 +43,7 @@ pub enum Order {
 pub struct Guide {
     waker: RefCell<Option<Waker>>,
     order: Cell<Order>,
-    /// Since when a header block has been awaited; none while a request is under way.
+    /// Since when a header block has been awaited; none while a request or its response is under way.
     awaiting: Cell<Option<Instant>>,
     /// Whether a request was answered: from then on, waiting for the next one has no limit.
     served: Cell<bool>,
@@ -98,11 +99,11 @@ impl Connections {
         self.order.get().is_some()
     }
 
-    /// Ends connections on which a header block has been awaited for too long, or nothing happened for `idle`.
-    pub fn sweep(&self, now: Instant, idle: Option<Duration>) {
+    /// Ends connections on which the first header block has been awaited for `header_time`, or nothing happened for `idle`.
+    pub fn sweep(&self, now: Instant, header_time: Duration, idle: Option<Duration>) {
         for (_, guide) in &*self.guides.borrow() {
             let Some(since) = guide.awaiting.get() else { continue };
-            let limit = if guide.served.get() { idle } else { Some(limits::HEADER_TIME) };
+            let limit = if guide.served.get() { idle } else { Some(header_time) };
             if limit.is_some_and(|limit| now.saturating_duration_since(since) > limit) {
                 guide.order(Order::Leave);
             }
@@ -149,13 +150,20 @@ pub struct Settings {
     pub header_bytes: usize,
     /// Lines of an HTTP/1.1 header block.
     pub header_lines: usize,
+    /// Time for the handshake and the first header block to come in.
+    pub header_time: Duration,
     /// Streams at once on an HTTP/2 connection.
     pub streams: u32,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { header_bytes: limits::HEADER_BYTES, header_lines: limits::HEADER_LINES, streams: limits::STREAMS }
+        Self {
+            header_bytes: limits::HEADER_BYTES,
+            header_lines: limits::HEADER_LINES,
+            header_time: limits::HEADER_TIME,
+            streams: limits::STREAMS,
+        }
     }
 }
 
@@ -165,6 +173,7 @@ pub struct Server<S> {
     h1: http1::Builder,
     h2: http2::Builder<LocalExecutor>,
     connections: Rc<Connections>,
+    settings: Settings,
     told: Rc<dyn Told>,
 }
 
@@ -188,9 +197,11 @@ where
     pub fn new(stack: S, settings: Settings, connections: Rc<Connections>, told: Rc<dyn Told>) -> Self {
         let mut h1 = http1::Builder::new();
         h1.title_case_headers(true)
-            .max_headers(settings.header_lines)
             .max_header_size(settings.header_bytes)
             .max_buf_size(settings.header_bytes.max(limits::READ_BUFFER));
+        if settings.header_lines < lines::HYPER {
+            h1.max_headers(settings.header_lines);
+        }
         let mut h2 = http2::Builder::new(LocalExecutor);
         h2.max_concurrent_streams(settings.streams)
             .initial_stream_window_size(limits::STREAM_WINDOW)
@@ -198,7 +209,7 @@ where
             .max_header_list_size(limits::H2_HEADER_LIST)
             .max_pending_accept_reset_streams(limits::PENDING_RESETS)
             .max_send_buf_size(limits::SEND_BUFFER);
-        Self { stack, h1, h2, connections, told }
+        Self { stack, h1, h2, connections, settings, told }
     }
 
     /// Serves one connection to its end.
@@ -211,12 +222,16 @@ where
         self.told.accepted(&info);
         let entered = self.connections.enter();
         let guide = entered.guide.clone();
-        let limit = tokio::time::timeout(limits::HEADER_TIME, self.open(socket, &info, tls));
+        let limit = tokio::time::timeout(self.settings.header_time, self.open(socket, &info, tls));
         let Ok(Some((socket, prefix, h2))) = limit.await else { return };
         info.h2.set(h2);
-        let stream = Stream::new(socket, prefix, info.clone());
+        if !h2 {
+            info.head.begin();
+        }
+        let lines = Lines::new(self.settings.header_lines, self.settings.header_bytes).after(prefix);
+        let stream = Stream::new(socket, lines, info.clone());
         let service = ToHyper {
-            stack: self.stack.clone(),
+            stack: RefCell::new(self.stack.clone()),
             info: info.clone(),
             guide: guide.clone(),
             all: self.connections.clone(),
@@ -388,7 +403,7 @@ impl<C: Drive + Unpin> Future for Driven<C> {
 
 /// The stack as hyper wants it.
 struct ToHyper<S> {
-    stack: S,
+    stack: RefCell<S>,
     info: Rc<Connection>,
     guide: Rc<Guide>,
     all: Rc<Connections>,
@@ -404,24 +419,65 @@ where
     type Future = Answer<S::Future>;
 
     fn call(&self, request: http::Request<Incoming>) -> Self::Future {
-        let (head, body) = request.into_parts();
+        let (mut head, body) = request.into_parts();
+        self.info.head.end(&mut head.headers);
         let call = Rc::new(Call::new(self.info.clone(), Instant::now()));
         call.request_ended.set(hyper::body::Body::is_end_stream(&body));
-        call.grpc
-            .set(head.headers.get(header::CONTENT_TYPE).is_some_and(|t| t.as_bytes().starts_with(b"application/grpc")));
-        self.guide.under_way.set(self.guide.under_way.get() + 1);
-        self.guide.awaiting.set(None);
-        let early = before_the_stack(&head);
+        let under_way = Some(UnderWay::new(self.guide.clone(), self.info.clone()));
+        let early = before_the_stack(&head, &call);
         if let Some(Err(cause)) = &early {
             self.told.answered(cause.token());
         }
-        let future = early.is_none().then(|| self.stack.clone().call(Request { head, body, call: call.clone() }));
-        Answer { future, early, call, guide: self.guide.clone(), all: self.all.clone() }
+        let future = match early {
+            None => Some(self.stack.borrow_mut().call(Request { head, body, call: call.clone() })),
+            Some(_) => None,
+        };
+        Answer { future, early, call, under_way, guide: self.guide.clone(), all: self.all.clone() }
+    }
+}
+
+/// A request or its response is under way, until this is dropped.
+pub struct UnderWay {
+    guide: Rc<Guide>,
+    info: Rc<Connection>,
+}
+
+impl UnderWay {
+    fn new(guide: Rc<Guide>, info: Rc<Connection>) -> Self {
+        guide.under_way.set(guide.under_way.get() + 1);
+        guide.awaiting.set(None);
+        Self { guide, info }
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        let left = self.guide.under_way.get().saturating_sub(1);
+        self.guide.under_way.set(left);
+        if left == 0 {
+            self.guide.served.set(true);
+            self.guide.awaiting.set(Some(Instant::now()));
+            if !self.info.h2.get() {
+                self.info.head.begin();
+            }
+        }
     }
 }
 
 /// What a server answers by itself, as Go's does: targets and hosts that are none (RFC 9112 section 3.2).
-fn before_the_stack(head: &http::request::Parts) -> Option<Result<Response, Cause>> {
+fn before_the_stack(head: &http::request::Parts, call: &Call) -> Option<Result<Response, Cause>> {
+    // One pass: a look into the map for each header would cost more.
+    let (mut hosts, mut host_is_well_formed) = (0, true);
+    for (name, value) in &head.headers {
+        match *name {
+            header::HOST => {
+                hosts += 1;
+                host_is_well_formed &= value.as_bytes().iter().all(|b| is_host_byte(*b));
+            }
+            header::CONTENT_TYPE => call.grpc.set(value.as_bytes().starts_with(b"application/grpc")),
+            _ => {}
+        }
+    }
     if head.version == Version::HTTP_2 {
         return None;
     }
@@ -434,12 +490,11 @@ fn before_the_stack(head: &http::request::Parts) -> Option<Result<Response, Caus
     if head.method != Method::CONNECT && head.uri.scheme().is_none() && !head.uri.path().starts_with('/') {
         return bad("malformed target");
     }
-    let mut hosts = head.headers.get_all(header::HOST).iter();
-    match (hosts.next(), hosts.next()) {
-        (_, Some(_)) => bad("too many Host headers"),
-        (None, _) if head.version == Version::HTTP_11 => bad("missing required Host header"),
-        (Some(host), _) if !host.as_bytes().iter().all(|b| is_host_byte(*b)) => bad("malformed Host header"),
-        _ => None,
+    match hosts {
+        0 if head.version == Version::HTTP_11 => bad("missing required Host header"),
+        0 | 1 if host_is_well_formed => None,
+        0 | 1 => bad("malformed Host header"),
+        _ => bad("too many Host headers"),
     }
 }
 
@@ -455,20 +510,9 @@ pin_project_lite::pin_project! {
         future: Option<F>,
         early: Option<Result<Response, Cause>>,
         call: Rc<Call>,
+        under_way: Option<UnderWay>,
         guide: Rc<Guide>,
         all: Rc<Connections>,
-    }
-
-    impl<F> PinnedDrop for Answer<F> {
-        fn drop(this: Pin<&mut Self>) {
-            let this = this.project();
-            let left = this.guide.under_way.get().saturating_sub(1);
-            this.guide.under_way.set(left);
-            if left == 0 {
-                this.guide.served.set(true);
-                this.guide.awaiting.set(Some(Instant::now()));
-            }
-        }
     }
 }
 
@@ -486,6 +530,7 @@ impl<F: Future<Output = Result<Response, Cause>>> Future for Answer<F> {
             Ok(response) => response,
             Err(cause) => cause.respond(this.call),
         };
+        response.body_mut().under_way(this.under_way.take());
         if this.call.connection.h2.get() {
             return Poll::Ready(Ok(response));
         }

@@ -10,6 +10,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
+use super::lines::Lines;
+
 /// A plain or an encrypted socket.
 pub enum Socket {
     /// As it came.
@@ -38,17 +40,16 @@ impl Interim {
 /// A connection as hyper's server sees it.
 pub struct Stream {
     socket: Socket,
-    prefix: Vec<u8>,
-    read: usize,
+    lines: Lines,
     connection: std::rc::Rc<super::call::Connection>,
     written: usize,
 }
 
 impl Stream {
-    /// A stream that gives `prefix` before what the socket gives.
+    /// A stream that gives what `lines` has of it already before what the socket gives.
     #[must_use]
-    pub fn new(socket: Socket, prefix: Vec<u8>, connection: std::rc::Rc<super::call::Connection>) -> Self {
-        Self { socket, prefix, read: 0, connection, written: 0 }
+    pub fn new(socket: Socket, lines: Lines, connection: std::rc::Rc<super::call::Connection>) -> Self {
+        Self { socket, lines, connection, written: 0 }
     }
 
     /// Writes the interim responses that wait; ready when none does.
@@ -95,18 +96,8 @@ impl Socket {
 impl AsyncRead for Stream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        if this.read < this.prefix.len() {
-            let rest = &this.prefix[this.read..];
-            let n = rest.len().min(buf.remaining());
-            buf.put_slice(&rest[..n]);
-            this.read += n;
-            if this.read == this.prefix.len() {
-                this.prefix = Vec::new();
-                this.read = 0;
-            }
-            return Poll::Ready(Ok(()));
-        }
-        this.socket.poll_read(cx, buf)
+        let socket = &mut this.socket;
+        this.lines.poll_read(&this.connection.head, cx, buf, |cx, buf| socket.poll_read(cx, buf))
     }
 }
 

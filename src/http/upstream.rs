@@ -26,6 +26,7 @@ use super::body::Outbound;
 use super::call::Call;
 use super::dial::{Socket, Target, Unreached};
 use super::limits;
+use super::lines;
 use super::replay::{Exchange, Upstream};
 use super::tunnel::Ready;
 
@@ -226,10 +227,13 @@ impl Pool {
                 let (socket, generation) = self.dial().await?;
                 let exchange = Rc::new(Exchange::default());
                 exchange.generation.set(generation);
-                let io = Upstream::new(socket, self.target.clone(), exchange.clone());
-                let (send, connection) = http1::Builder::new()
-                    .title_case_headers(true)
-                    .max_headers(self.limits.header_lines)
+                let io = Upstream::new(socket, self.target.clone(), exchange.clone(), self.limits.header_lines);
+                let mut builder = http1::Builder::new();
+                builder.title_case_headers(true);
+                if self.limits.header_lines < lines::HYPER {
+                    builder.max_headers(self.limits.header_lines);
+                }
+                let (send, connection) = builder
                     .handshake(TokioIo::new(io))
                     .await
                     .map_err(|error| Unreached::Refused(io::Error::other(error)))?;
@@ -379,6 +383,7 @@ impl Lease {
         let Some(h1) = self.h1.as_mut() else { return Err(Failed::Unsent(Box::new(request))) };
         h1.exchange.replayable.set(self.reused && replay);
         h1.exchange.awaiting.set(true);
+        h1.exchange.head.begin();
         *h1.exchange.call.borrow_mut() = Some(call.clone());
         let response = {
             let H1 { connection, send, .. } = &mut **h1;
@@ -400,13 +405,19 @@ impl Lease {
         match response {
             Ok(response) if response.status() == http::StatusCode::SWITCHING_PROTOCOLS => {
                 if let Some(h1) = self.h1.take() {
+                    h1.exchange.head.end(&mut http::HeaderMap::new());
                     let parts = h1.connection.into_parts();
                     let ready = Ready::new(parts.io.into_inner(), parts.read_buf);
                     *call.connection.tunnel.borrow_mut() = Some((ready, None));
                 }
                 Ok((response, self))
             }
-            Ok(response) => Ok((response, self)),
+            Ok(mut response) => {
+                if let Some(h1) = &self.h1 {
+                    h1.exchange.head.end(response.headers_mut());
+                }
+                Ok((response, self))
+            }
             Err(mut error) => Err(match take_unsent(&mut error) {
                 Some(unsent) => Failed::Unsent(Box::new(unsent)),
                 None => Failed::Exchange(error.into_error()),

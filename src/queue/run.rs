@@ -151,6 +151,7 @@ async fn start(config: Config, env: &dyn Env) -> Result<(), Fatal> {
         http: crate::http::server::Settings {
             header_bytes: config.own.max_header_bytes as usize,
             header_lines: config.own.max_headers as usize,
+            header_time: config.own.header_read_timeout,
             streams: config.own.max_concurrent_streams,
         },
         client_idle: config.own.client_idle_timeout,

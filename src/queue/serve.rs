@@ -80,7 +80,8 @@ pub fn on_worker(shared: &Arc<Shared>, index: usize) -> impl Serve + use<> {
     let application = Local::new(shared.application, shared.hold, told.clone());
     let pool = Pool::new(Target::local(application), shared.pool, Speaks::Unknown);
     let connections = Rc::new(Connections::default());
-    tokio::task::spawn_local(housekeeping(pool.clone(), connections.clone(), shared.client_idle));
+    let times = (shared.http.header_time, shared.client_idle);
+    tokio::task::spawn_local(housekeeping(pool.clone(), connections.clone(), times));
     tokio::task::spawn_local(follow(shared.order.clone(), connections.clone()));
     let ready = shared.ready.clone();
     let check: Check = Rc::new(move || ready());
@@ -121,14 +122,18 @@ where
     }
 }
 
-async fn housekeeping(pool: Rc<Pool>, connections: Rc<Connections>, client_idle: Option<Duration>) {
+async fn housekeeping(
+    pool: Rc<Pool>,
+    connections: Rc<Connections>,
+    (header_time, client_idle): (Duration, Option<Duration>),
+) {
     let mut each = tokio::time::interval(Duration::from_secs(1));
     each.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         each.tick().await;
         let now = Instant::now();
         pool.sweep(now);
-        connections.sweep(now, client_idle);
+        connections.sweep(now, header_time, client_idle);
     }
 }
 

@@ -42,7 +42,7 @@ pub struct Parts {
 /// Puts the layers in order.
 pub fn build(parts: Parts) -> impl tower::Service<Request, Response = Response, Error = Cause> + Clone + 'static {
     let Parts { observer, strict, check, drain, shard, timers, breaker, stats, proxy } = parts;
-    let core = tower::service_fn(move |request| proxy.clone().forward(request));
+    let core = tower::service_fn(move |request| proxy.forward(request));
     // Waiting for a slot counts for the autoscaler and for the timers above.
     let limited = Concurrency { inner: core, breaker, stats };
     let forwarded = Forwarded { inner: limited };

@@ -11,6 +11,7 @@ use http::HeaderMap;
 use http::header::{self, HeaderValue};
 use http::uri::Authority;
 
+use super::marks::Marks;
 use super::probe::is_kubelet_probe;
 use crate::http::body::Watch;
 use crate::http::cause::Cause;
@@ -44,13 +45,19 @@ where
 
     fn call(&mut self, mut request: Request) -> Self::Future {
         let headers = &mut request.head.headers;
-        headers.remove(names::REVISION_NAME);
-        headers.remove(names::REVISION_NAMESPACE);
-        if is_kubelet_probe(headers) {
+        let marks = Marks::left(&request.call);
+        if marks.has(Marks::REVISION) {
+            headers.remove(names::REVISION_NAME);
+            headers.remove(names::REVISION_NAMESPACE);
+        }
+        if marks.has(Marks::PROBE) && is_kubelet_probe(headers) {
             return Limited { state: State::Running { future: self.inner.call(request) }, held: Some(Held::default()) };
         }
-        let proxied = headers.get(names::PROXY_REQUEST).is_some_and(|v| v == names::PROXY_REQUEST_ACTIVATOR);
-        restore_host(&mut request.head);
+        let proxied = marks.has(Marks::PROXIED)
+            && headers.get(names::PROXY_REQUEST).is_some_and(|v| v == names::PROXY_REQUEST_ACTIVATOR);
+        if marks.has(Marks::ORIGINAL_HOST) {
+            restore_host(&mut request.head);
+        }
         let counted = Some(self.stats.arrive(request.call.started, proxied));
         if self.breaker.is_some()
             && let Some(trace) = request.call.trace.borrow_mut().as_mut()

@@ -4,6 +4,7 @@ use std::task::{Context, Poll};
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
+use super::marks::Marks;
 use crate::http::cause::Cause;
 use crate::http::headers::X_FORWARDED_FOR;
 use crate::http::{Request, Response};
@@ -28,7 +29,9 @@ impl<S: tower::Service<Request, Response = Response, Error = Cause>> tower::Serv
     }
 
     fn call(&mut self, mut request: Request) -> Self::Future {
-        if let Some(value) = made_of(&request.head.headers) {
+        if Marks::left(&request.call).has(Marks::FORWARDED)
+            && let Some(value) = made_of(&request.head.headers)
+        {
             request.head.headers.insert(header::FORWARDED, value);
         }
         self.inner.call(request)

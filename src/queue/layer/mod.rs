@@ -2,6 +2,7 @@
 
 pub mod concurrency;
 pub mod forwarded;
+pub mod marks;
 pub mod observe;
 pub mod probe;
 pub mod strict;

@@ -9,6 +9,7 @@ use std::time::Instant;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, StatusCode, Version};
 
+use super::marks::Marks;
 use super::probe::is_probe;
 use crate::http::body::{End, Watch};
 use crate::http::call::Call;
@@ -63,7 +64,9 @@ impl<S: tower::Service<Request, Response = Response, Error = Cause>> tower::Serv
 
     fn call(&mut self, request: Request) -> Self::Future {
         let head = &request.head;
-        let probe = is_probe(&head.headers);
+        let marks = Marks::of(&head.headers);
+        marks.leave(&request.call);
+        let probe = marks.has(Marks::PROBE) && is_probe(&head.headers);
         let log = self.observer.log.as_ref().filter(|log| !probe || log.probes);
         let traced = !probe && self.observer.tracer.is_some();
         if let (false, Some(tracer)) = (probe, &self.observer.tracer) {
@@ -76,7 +79,7 @@ impl<S: tower::Service<Request, Response = Response, Error = Cause>> tower::Serv
             method: head.method.clone(),
             version: head.version,
             host: host(head),
-            tags: tags(&head.headers),
+            tags: if marks.has(Marks::TAG) { tags(&head.headers) } else { None },
             status: 0,
             sent: 0,
             log: log.is_some(),

@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 
+use super::marks::Marks;
 use crate::http::body::Body;
 use crate::http::cause::Cause;
 use crate::http::{Request, Response};
@@ -83,7 +84,10 @@ impl<S: tower::Service<Request, Response = Response, Error = Cause>> tower::Serv
     }
 
     fn call(&mut self, request: Request) -> Self::Future {
-        let Some(kind) = kind(&request.head.headers) else { return Either::Inner { future: self.inner.call(request) } };
+        let marked = Marks::left(&request.call).has(Marks::PROBE);
+        let Some(kind) = marked.then(|| kind(&request.head.headers)).flatten() else {
+            return Either::Inner { future: self.inner.call(request) };
+        };
         let answer = |result| Either::Answer { future: Box::pin(std::future::ready(result)) };
         if self.drain.is_draining() {
             return answer(Err(Cause::Draining));
