@@ -24,6 +24,6 @@ mod waiting;
 pub use assign::Activators;
 pub use budget::Budget;
 pub use pod::{Failure, Outcome, Pace};
-pub use revision::{Command, Entry, Refused, Revision, Slot, Wait};
+pub use revision::{Command, Entry, Refused, Revision, Slot, Wait, WeakRevision};
 pub use rules::{Choice, MeshMode, Policy, Rules, Slicing};
 pub use state::{Arrived, Counts, Difference, ProbeKey, SlotKey, Throttle, Ticket, Wanted};

@@ -7,7 +7,7 @@ use std::future::Future;
 use std::net::{SocketAddr, TcpStream};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 
 use smallvec::SmallVec;
@@ -32,6 +32,18 @@ pub struct Command {
 #[derive(Clone, Debug)]
 pub struct Revision {
     shared: Arc<Shared>,
+}
+
+/// A handle that does not keep the revision alive.
+#[derive(Clone, Debug)]
+pub struct WeakRevision(Weak<Shared>);
+
+impl WeakRevision {
+    /// The revision, if anybody else still has it.
+    #[must_use]
+    pub fn upgrade(&self) -> Option<Revision> {
+        self.0.upgrade().map(|shared| Revision { shared })
+    }
 }
 
 #[derive(Debug)]
@@ -105,6 +117,12 @@ impl Revision {
     #[must_use]
     pub fn id(&self) -> u64 {
         self.shared.id
+    }
+
+    /// A handle that does not keep the revision alive.
+    #[must_use]
+    pub fn downgrade(&self) -> WeakRevision {
+        WeakRevision(Arc::downgrade(&self.shared))
     }
 
     /// `namespace/name`.

@@ -27,6 +27,14 @@ pub struct SlotKey {
     epoch: u32,
 }
 
+impl ProbeKey {
+    /// Any key.
+    #[cfg(test)]
+    pub(in super::super) fn of(target: u32) -> Self {
+        Self { target, epoch: 0 }
+    }
+}
+
 impl SlotKey {
     /// The probe that found what the slot relies on.
     #[must_use]

@@ -173,7 +173,7 @@ impl Model {
     pub(super) fn probes(&self) -> Vec<SocketAddr> {
         let Policy { mesh, pod_addressability, .. } = *self.rules.policy;
         let trusts = mesh == MeshMode::Disabled;
-        let wants = |known: &Known| known.aside.is_some() || !known.passed && !(known.ready && trusts);
+        let wants = |known: &Known| known.aside.is_some() || !(known.passed || known.ready && trusts);
         let pods = self.listed.iter().filter(|(_, known)| mesh != MeshMode::Enabled && wants(known));
         let mut probes: Vec<_> = pods.map(|(address, _)| *address).collect();
         let silent = self.listed.values().all(|known| known.failed == Some(Outcome::Silent));

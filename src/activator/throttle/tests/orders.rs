@@ -310,7 +310,8 @@ impl World {
         // Healthy pods are left alone, all others are asked.
         let mut probing: Vec<_> = self.probing.values().copied().collect();
         let mut expected = self.model.probes();
-        (probing.sort(), expected.sort());
+        probing.sort();
+        expected.sort();
         assert_eq!(probing, expected, "what is probed");
         if self.random.chance(3) {
             assert_eq!(self.throttle.resync(), []);
