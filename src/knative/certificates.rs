@@ -10,17 +10,24 @@
 //! (`ServingRoutingCertName`, `TrustBundleLabelKey`).
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
+
+use time::OffsetDateTime;
 
 use crate::knative::config_map::ConfigMap;
 use crate::knative::names;
 use crate::knative::secret::Secret;
 use crate::kube::{Change, Key, Objects, Selection, Source};
-use crate::tls::{identity, trust};
+use crate::tls::identity::Reason;
+use crate::tls::{expiry, identity, source, trust};
 
 /// The Secret with the certificate of activator and gateway (`networking/pkg/config`: `ServingRoutingCertName`).
 pub const SECRET: &str = "routing-serving-certs";
 /// Label of ConfigMaps that hold trusted authorities, whatever its value.
 pub const LABEL_TRUST_BUNDLE: &str = "networking.knative.dev/trust-bundle";
+
+/// How often the certificate's validity in time is looked at.
+const LOOK: Duration = Duration::from_secs(30);
 
 /// Feeds the stores for as long as it is held.
 #[derive(Debug)]
@@ -89,17 +96,78 @@ impl Certificates {
     }
 }
 
+/// A pair as a Secret gave it, until it is taken.
+struct Pair {
+    origin: String,
+    secret: Arc<Secret>,
+    /// Whether it may become good by itself, with time.
+    waits: bool,
+}
+
 async fn follow_secret(secrets: Objects<Secret>, identity: Arc<identity::Store>, trust: Arc<trust::Store>) {
     let mut changes = secrets.changes();
+    let mut expiry = expiry::Watch::default();
+    let mut tick = tokio::time::interval(LOOK);
+    let mut pair: Option<Pair> = None;
     loop {
-        match changes.next().await {
-            Change::Applied(key, secret) => {
-                let _ = (&identity, &secret);
+        let change = tokio::select! {
+            biased;
+            change = changes.next() => Some(change),
+            _ = tick.tick() => None,
+        };
+        match change {
+            Some(Change::Applied(key, secret)) => {
                 trust.set_source(&origin(&key), secret.value(names::FILE_CA));
+                let mut new = Pair { origin: format!("Secret {key}"), secret, waits: false };
+                // A change of `ca.crt` alone is no new certificate.
+                let known = pair.as_ref().is_some_and(|pair| pair.is_like(&new));
+                match (known, &mut pair) {
+                    (true, Some(pair)) => pair.secret = new.secret,
+                    _ => {
+                        new.offer(&identity, true);
+                        pair = Some(new);
+                    }
+                }
             }
-            Change::Deleted(key, _) => {
+            Some(Change::Deleted(key, _)) => {
                 tracing::warn!("Secret {key} was deleted; its last certificate stays in use");
                 trust.remove_source(&origin(&key));
+                pair = None;
+            }
+            None => {
+                if let Some(pair) = pair.as_mut().filter(|pair| pair.waits) {
+                    pair.offer(&identity, false);
+                }
+            }
+        }
+        let now = OffsetDateTime::now_utc();
+        if let Some(warning) = identity.current().and_then(|current| expiry.due(&current.leaf, now)) {
+            tracing::warn!("{warning}");
+        }
+    }
+}
+
+impl Pair {
+    fn is_like(&self, other: &Self) -> bool {
+        let same = |name| self.secret.value(name) == other.secret.value(name);
+        same(names::FILE_CERTIFICATE) && same(names::FILE_KEY)
+    }
+
+    /// Puts the pair into use if it is good; says so when it is not and `first` met.
+    fn offer(&mut self, identity: &identity::Store, first: bool) {
+        let (certificate, key) = (self.secret.value(names::FILE_CERTIFICATE), self.secret.value(names::FILE_KEY));
+        match source::offer(identity, &self.origin, certificate, key, OffsetDateTime::now_utc()) {
+            Ok(()) => {
+                self.waits = false;
+                tracing::info!("Certificate and/or key have changed in {} and were reloaded.", self.origin);
+            }
+            Err(rejection) => {
+                self.waits = matches!(rejection.reason, Reason::NotYetValid | Reason::Expired);
+                if first {
+                    identity.count_failure(rejection.reason);
+                    let in_use = source::consequence(identity);
+                    tracing::error!(reason = rejection.reason.token(), "{rejection}; {in_use}");
+                }
             }
         }
     }

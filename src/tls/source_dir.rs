@@ -25,8 +25,8 @@ use notify::event::{AccessKind, EventKind};
 use time::OffsetDateTime;
 use tokio::sync::Notify;
 
-use crate::tls::identity::{self, Identity, Reason, Rejection};
-use crate::tls::{expiry, trust};
+use crate::tls::identity::{self, Reason, Rejection};
+use crate::tls::{expiry, source, trust};
 
 /// How often the directory is looked at without a hint.
 pub const POLL: Duration = Duration::from_secs(1);
@@ -214,10 +214,7 @@ impl Directory {
             && state.reported.as_ref() != Some(&rejection)
         {
             self.identity.count_failure(rejection.reason);
-            let in_use = match self.identity.current() {
-                Some(_) => "the previous certificate stays in use",
-                None => "there is no certificate to serve until it is repaired",
-            };
+            let in_use = source::consequence(&self.identity);
             tracing::error!(reason = rejection.reason.token(), "{rejection}; {in_use}");
             state.reported = Some(rejection);
         }
@@ -276,43 +273,14 @@ impl Directory {
                 "Starting to watch the following directories for changes{{certDir 15 0 {dir} <nil>}} {{keyDir 15 0 {dir} <nil>}}"
             );
         }
-        match Identity::from_pem(certificate, &key.0) {
-            Err(Rejection { reason, detail }) => {
-                let detail = format!("failed to parse certificate: {}: tls: {detail}", self.path.display());
-                Some(Rejection { reason, detail })
-            }
-            Ok(identity) => {
-                let same = in_use.as_ref().is_some_and(|in_use| in_use.certified.cert == identity.certified.cert);
-                let replaces_good = in_use.as_ref().is_some_and(|in_use| in_use.leaf.is_valid_at(now));
-                if !same
-                    && replaces_good
-                    && let Some(rejection) = self.out_of_time(&identity.leaf, now)
-                {
-                    return Some(rejection);
-                }
-                self.identity.publish(identity);
+        match source::offer(&self.identity, &self.path.display().to_string(), certificate, &key.0, now) {
+            Ok(()) => {
                 state.reported = None;
                 tracing::info!("Certificate and/or key have changed on disk and were reloaded.");
                 None
             }
+            Err(rejection) => Some(rejection),
         }
-    }
-
-    fn out_of_time(&self, leaf: &identity::Leaf, now: OffsetDateTime) -> Option<Rejection> {
-        let dir = self.path.display();
-        if leaf.not_after < now {
-            let detail =
-                format!("the new certificate in {dir} is refused: it expired at {}", expiry::date(leaf.not_after));
-            return Some(Rejection { reason: Reason::Expired, detail });
-        }
-        if now < leaf.not_before {
-            let detail = format!(
-                "the new certificate in {dir} is refused: it is not valid before {}",
-                expiry::date(leaf.not_before)
-            );
-            return Some(Rejection { reason: Reason::NotYetValid, detail });
-        }
-        None
     }
 
     fn missing(&self, what: &str, name: &str) -> Rejection {
