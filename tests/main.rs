@@ -4,6 +4,7 @@
 
 mod architecture;
 mod harness;
+mod kube;
 mod local;
 mod queue;
 mod support;

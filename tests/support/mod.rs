@@ -1,9 +1,11 @@
 //! The harness: it hides ports, files and waiting, never the assertion.
+pub mod apiserver;
 pub mod app;
 pub mod binary;
 pub mod client;
 pub mod h2;
 pub mod message;
+pub mod objects;
 pub mod pki;
 pub mod scrape;
 pub mod wait;

@@ -1,0 +1,131 @@
+//! How the API server is found, and what it is told of us.
+use std::collections::HashMap;
+use std::fs;
+
+use lockkeeper::knative::revision::Revision;
+use lockkeeper::kube::source::{Error, Flags};
+use lockkeeper::kube::{Selection, Source};
+
+use super::{on_the_control_side, source, until, within};
+use crate::support::apiserver::{ApiServer, Cut};
+use crate::support::objects::revision;
+
+/// The file of the token is read for each request, as rotation replaces it in place.
+#[test]
+fn given_a_token_that_is_rotated_when_the_watch_begins_anew_then_the_new_one_is_sent() {
+    let server = ApiServer::start();
+    server.apply(revision("demo", "a-00001"));
+    on_the_control_side(async {
+        let revisions = source(&server).objects::<Revision>(Selection::everywhere());
+        within("the set is read", revisions.synced()).await;
+        until("the watch runs", || server.watches("revisions") == 1).await;
+        server.rotate_token("second-token");
+        server.cut("revisions", Cut::Clean);
+        server.apply(revision("demo", "b-00001"));
+        until("the change came", || revisions.len() == 2).await;
+    });
+    assert!(server.requests().iter().all(|audit| audit.status == 200), "{:?}", server.requests());
+}
+
+/// Contract of the activator, section 1: KUBERNETES_MIN_VERSION.
+#[test]
+fn given_servers_of_several_versions_when_checked_then_old_and_nameless_ones_are_refused() {
+    let server = ApiServer::start();
+    on_the_control_side(async {
+        let source = source(&server);
+        assert!(within("an answer", source.check_version("v1.34.0")).await.is_ok());
+        server.version("v1.33.0");
+        let error = within("an answer", source.check_version("v1.34.0")).await.unwrap_err().to_string();
+        assert!(error.contains("\"1.33.0\" is not compatible, need at least \"1.34.0\""), "{error}");
+        server.version("1.34");
+        assert!(within("an answer", source.check_version("v1.34.0")).await.is_err());
+        server.stop();
+        assert!(matches!(within("an answer", source.check_version("v1.34.0")).await, Err(Error::Server(_))));
+    });
+}
+
+/// A server that its authorities don't vouch for is not spoken to.
+#[test]
+fn given_another_authority_when_asked_then_the_server_gets_no_token() {
+    let server = ApiServer::start();
+    let other = ApiServer::start();
+    fs::copy(other.account().join("ca.crt"), server.account().join("ca.crt")).unwrap();
+    on_the_control_side(async {
+        let error = within("an answer", source(&server).check_version("v1.34.0")).await.unwrap_err().to_string();
+        assert!(error.contains("UnknownIssuer"), "{error}");
+    });
+    assert!(server.requests().is_empty());
+}
+
+/// A forbidden kind costs that kind only.
+#[test]
+fn given_a_forbidden_kind_when_it_is_allowed_later_then_it_is_read_then() {
+    let server = ApiServer::start();
+    server.apply(revision("demo", "a-00001"));
+    server.forbid("revisions", true);
+    on_the_control_side(async {
+        let revisions = source(&server).objects::<Revision>(Selection::everywhere());
+        until("it was refused", || revisions.counters().failures() >= 2).await;
+        server.forbid("revisions", false);
+        within("the set is read", revisions.synced()).await;
+    });
+}
+
+fn kubeconfig(server: &ApiServer, user: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Config\ncurrent-context: here\n\
+         contexts:\n- name: here\n  context: {{cluster: c, user: u}}\n\
+         clusters:\n- name: c\n  cluster:\n    server: https://127.0.0.1:{}\n    certificate-authority: ca.crt\n\
+         users:\n- name: u\n  user: {user}\n",
+        server.address().port()
+    )
+}
+
+fn find(config: &str, server: &ApiServer, flags: &Flags) -> Result<Source, Error> {
+    let path = server.account().join("kubeconfig");
+    fs::write(&path, config).unwrap();
+    let env = HashMap::from([("KUBECONFIG".to_owned(), path.display().to_string())]);
+    Source::find(&env, flags)
+}
+
+/// kubeconfigs: files next to them, tokens in place and as files, and a context that is not the current one's cluster.
+#[test]
+fn given_kubeconfigs_when_they_name_the_server_then_it_answers() {
+    let server = ApiServer::start();
+    on_the_control_side(async {
+        for user in ["{token: first-token}", "{tokenFile: token}"] {
+            let source = find(&kubeconfig(&server, user), &server, &Flags::default()).unwrap();
+            assert!(within("an answer", source.check_version("v1.34.0")).await.is_ok(), "{user}");
+        }
+        let flags =
+            Flags { server: Some(format!("https://localhost:{}", server.address().port())), ..Flags::default() };
+        let config = kubeconfig(&server, "{token: first-token}").replace("127.0.0.1", "127.0.0.9");
+        let source = find(&config, &server, &flags).unwrap();
+        assert!(within("an answer", source.check_version("v1.34.0")).await.is_ok());
+    });
+}
+
+/// What is not supported, or missing, is said by name.
+#[test]
+fn given_kubeconfigs_that_are_of_no_use_when_read_then_the_reason_is_named() {
+    let server = ApiServer::start();
+    let good = kubeconfig(&server, "{token: t}");
+    for (config, reason) in [
+        (kubeconfig(&server, "{exec: {command: aws}}"), "exec"),
+        (good.replace("current-context: here", "current-context: there"), "\"there\""),
+        (good.replace("cluster: c,", "cluster: other,"), "\"other\""),
+        (good.replace("certificate-authority: ca.crt", "insecure-skip-tls-verify: true"), "insecure-skip-tls-verify"),
+        (
+            good.replace("certificate-authority: ca.crt", "certificate-authority-data: '?'"),
+            "certificate-authority-data",
+        ),
+        (good.replace("    server: ", "    host: "), "server"),
+        (good.replace("https://", "ftp://"), "expected https or http"),
+        ("clusters: [".to_owned(), "kubeconfig"),
+    ] {
+        let error = find(&config, &server, &Flags::default()).unwrap_err().to_string();
+        assert!(error.contains(reason), "{reason}: {error}");
+    }
+    let error = Source::find(&HashMap::new(), &Flags::default()).unwrap_err().to_string();
+    assert!(error.contains("KUBERNETES_SERVICE_HOST") && error.contains("KUBECONFIG"), "{error}");
+}
