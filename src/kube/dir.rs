@@ -14,7 +14,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -78,7 +78,7 @@ impl Directory {
         self.0.sinks.borrow_mut().push(Box::new(kind));
         self.0.hint.notify_one();
         if !self.0.followed.replace(true) {
-            tokio::task::spawn_local(follow(Rc::downgrade(&self.0), Arc::clone(&self.0.hint)));
+            tokio::task::spawn_local(follow(Rc::clone(&self.0)));
         }
         objects
     }
@@ -220,12 +220,13 @@ impl<T: Object> Sink for Kind<T> {
     }
 }
 
-async fn follow(shared: Weak<Shared>, hint: Arc<Notify>) {
+/// Follows the directory until nobody reads any kind of it.
+async fn follow(directory: Rc<Shared>) {
+    let hint = &directory.hint;
     let mut reader = Reader::default();
     let mut watch = Watch::default();
     loop {
-        let Some(directory) = shared.upgrade() else { return };
-        watch.keep_on(&directory.path, &hint);
+        watch.keep_on(&directory.path, hint);
         directory.sinks.borrow_mut().retain(|sink| sink.is_read());
         if directory.sinks.borrow().is_empty() {
             directory.followed.replace(false);
@@ -233,7 +234,6 @@ async fn follow(shared: Weak<Shared>, hint: Arc<Notify>) {
         }
         let looks = settled(&directory.path).await;
         reader.step(&directory, looks);
-        drop(directory);
         let _ = tokio::time::timeout(POLL, hint.notified()).await;
     }
 }

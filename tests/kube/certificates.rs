@@ -120,12 +120,12 @@ fn given_a_rotation_of_the_authority_when_the_old_one_is_withdrawn_then_what_it_
 
         server.apply(trust_bundle(SYSTEM, "bundle", &format!("{}{}", old.pem(), new.pem())));
         until("both are trusted", || stores.anchors() == 2).await;
-        server.apply(secret(&leaf(&new, 2), &format!("{}{}", new.pem(), old.pem())));
-        until("the new pair is in use", || stores.serial().as_deref() == Some("2")).await;
+        server.apply(secret(&leaf(&new, 0x22), &format!("{}{}", new.pem(), old.pem())));
+        until("the new pair is in use", || stores.serial().as_deref() == Some("22")).await;
         assert!(stores.trust.is_current(first));
 
         server.delete("configmaps", SYSTEM, "bundle");
-        server.apply(secret(&leaf(&new, 3), new.pem()));
+        server.apply(secret(&leaf(&new, 0x23), new.pem()));
         until("the old one is no longer trusted", || stores.anchors() == 1).await;
         assert!(!stores.trust.is_current(first));
     });
