@@ -161,6 +161,32 @@ impl Template {
         Ok(Self { parts, unknown })
     }
 
+    /// The headers of a request that a line needs.
+    #[must_use]
+    pub fn request_headers(&self, headers: &HeaderMap) -> HeaderMap {
+        let named = self.parts.iter().filter_map(|part| match part {
+            Part::Request(first, second, _) => Some([Some(first), second.as_ref()]),
+            _ => None,
+        });
+        keep(
+            headers,
+            named.flatten().flatten().filter_map(|field| match field {
+                Field::Header(name) => Some(name),
+                _ => None,
+            }),
+        )
+    }
+
+    /// The headers of a response that a line needs.
+    #[must_use]
+    pub fn response_headers(&self, headers: &HeaderMap) -> HeaderMap {
+        let named = self.parts.iter().filter_map(|part| match part {
+            Part::Response(first, second, _) => Some([Some(first), second.as_ref()]),
+            _ => None,
+        });
+        keep(headers, named.flatten().flatten())
+    }
+
     /// Appends the line of a request.
     pub fn render(&self, entry: &Entry<'_>, out: &mut String) {
         for part in &self.parts {
@@ -171,6 +197,16 @@ impl Template {
             }
         }
     }
+}
+
+fn keep<'n>(headers: &HeaderMap, names: impl Iterator<Item = &'n HeaderName>) -> HeaderMap {
+    let mut kept = HeaderMap::new();
+    for name in names {
+        if let Some(value) = headers.get(name) {
+            kept.insert(name.clone(), value.clone());
+        }
+    }
+    kept
 }
 
 /// The closing `%`: behind the closing parenthesis and the length, if there are any.

@@ -2,7 +2,10 @@
 pub mod access_log;
 pub mod backends;
 pub mod config;
+pub mod edge;
 pub mod kourier;
+pub mod listeners;
+pub mod live;
 pub mod objects;
 pub mod route;
 pub mod status;

@@ -1,6 +1,6 @@
 //! What is known of one request beside the message: its connection, its clock, what went through.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Instant;
@@ -28,6 +28,8 @@ pub struct Connection {
     pub h2: Cell<bool>,
     /// Requests' heads as they come in (HTTP/1.1 only).
     pub head: Head,
+    /// The server name of the caller's TLS hello, in lower case.
+    pub server_name: OnceCell<Box<str>>,
     /// Interim responses on their way to the caller (HTTP/1.1 only).
     pub interim: Rc<Interim>,
     /// The upstream half of an upgrade that was answered with 101; once the answer is on its way also what was tied
@@ -49,6 +51,7 @@ impl Connection {
             port,
             h2: Cell::new(false),
             head: Head::default(),
+            server_name: OnceCell::new(),
             interim: Rc::default(),
             tunnel: RefCell::default(),
         }

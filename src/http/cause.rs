@@ -81,6 +81,21 @@ pub enum Cause {
     /// There is nothing by the name that the request gives.
     #[error("{0}")]
     NotFound(String),
+    /// No route leads anywhere.
+    #[error("no route")]
+    NoRoute(&'static str),
+    /// The connection's certificate is not one for this host (RFC 9110 section 15.5.20).
+    #[error("this connection is not for this host")]
+    Misdirected,
+    /// A protocol that is not passed on.
+    #[error("this upgrade is not allowed")]
+    UpgradeRefused,
+    /// Where the route leads there is nobody; the token says why.
+    #[error("no upstream: {0}")]
+    NoUpstream(&'static str),
+    /// An edge says 503 where a sidecar says 502.
+    #[error("upstream connect error or disconnect/reset before headers: {0}")]
+    Unavailable(#[source] Box<Cause>),
     /// Too much waits already: the caller may try again in a second.
     #[error("{text}")]
     Overload {
@@ -127,7 +142,10 @@ impl Cause {
                 StatusCode::SERVICE_UNAVAILABLE
             }
             Self::Probe(status, _) => *status,
-            Self::NotFound(_) => StatusCode::NOT_FOUND,
+            Self::NotFound(_) | Self::NoRoute(_) => StatusCode::NOT_FOUND,
+            Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
+            Self::UpgradeRefused => StatusCode::FORBIDDEN,
+            Self::NoUpstream(_) | Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Timeout { .. } => StatusCode::GATEWAY_TIMEOUT,
         }
     }
@@ -158,6 +176,10 @@ impl Cause {
             Self::Timeout { timer: Timer::Idle, .. } => "timeout_idle",
             Self::Timeout { timer: Timer::Waiting, .. } => "timeout_waiting",
             Self::NotFound(_) => "not_found",
+            Self::NoRoute(token) | Self::NoUpstream(token) => token,
+            Self::Misdirected => "misdirected",
+            Self::UpgradeRefused => "upgrade_refused",
+            Self::Unavailable(inner) => inner.token(),
             Self::Overload { token, .. } => token,
         }
     }
@@ -166,7 +188,7 @@ impl Cause {
     fn grpc_status(&self) -> &'static str {
         match self {
             Self::Timeout { .. } => "4",
-            Self::NotFound(_) => "12",
+            Self::NotFound(_) | Self::NoRoute(_) => "12",
             Self::QueueFull | Self::Overload { .. } => "8",
             Self::BadRequest(_) | Self::Expectation | Self::Connect => "3",
             _ => "14",
@@ -187,6 +209,8 @@ impl Cause {
         let text = match self {
             Self::Probe(_, text) => text.clone(),
             Self::Timeout { .. } => self.to_string(),
+            // Envoy's 404 is empty.
+            Self::NoRoute(_) => String::new(),
             _ => format!("{self}\n"),
         };
         let mut response = http::Response::new(Body::full(Bytes::from(text)));

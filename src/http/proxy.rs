@@ -64,6 +64,15 @@ pub enum Replay {
     Idempotent,
 }
 
+/// Whether the caller's address is added to `X-Forwarded-For`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ForwardedFor {
+    /// It is.
+    Append,
+    /// The header passes as it came.
+    Leave,
+}
+
 /// Why an upstream gave no response.
 pub enum Failure {
     /// There was no connection: no byte of the request was taken, and it may go elsewhere.
@@ -100,6 +109,14 @@ impl Prepared {
     /// # Errors
     /// The request is not one that can be sent on.
     pub fn new(request: Request, replay: Replay) -> Result<Self, Cause> {
+        Self::with(request, replay, ForwardedFor::Append)
+    }
+
+    /// As [`Prepared::new`], with a say in `X-Forwarded-For`.
+    ///
+    /// # Errors
+    /// The request is not one that can be sent on.
+    pub fn with(request: Request, replay: Replay, forwarded_for: ForwardedFor) -> Result<Self, Cause> {
         let Request { mut head, body, call } = request;
         if head.method == Method::CONNECT {
             return Err(Cause::Connect);
@@ -118,7 +135,9 @@ impl Prepared {
         if trailers {
             head.headers.insert(header::TE, HeaderValue::from_static("trailers"));
         }
-        headers::append_forwarded_for(&mut head.headers, has, &call.connection.peer_ip);
+        if forwarded_for == ForwardedFor::Append {
+            headers::append_forwarded_for(&mut head.headers, has, &call.connection.peer_ip);
+        }
         if let Some(trace) = call.trace.borrow_mut().as_mut() {
             trace.client_started(std::time::Instant::now());
             head.headers.insert(TRACEPARENT, trace.traceparent());
@@ -138,6 +157,20 @@ impl Prepared {
         let length = has.any(Has::LENGTH);
         let request = http::Request::from_parts(head, Outbound::new(body, call.clone(), expects));
         Ok(Self { request, hop: Hop { call, authority, path, upgrade, no_host, ended, length, replay } })
+    }
+
+    /// Whether it asks for another protocol: then only HTTP/1.1 can carry it.
+    #[must_use]
+    pub fn is_upgrade(&self) -> bool {
+        self.hop.upgrade.is_some()
+    }
+
+    /// Sends it to the upstream of `pool` over HTTP/2 with prior knowledge, or over HTTP/1.1, whatever it came by.
+    ///
+    /// # Errors
+    /// Why there is no response.
+    pub async fn send_over(self, pool: &Rc<Pool>, h2: bool) -> Result<Response, Failure> {
+        if h2 { self.send_h2(pool).await } else { self.send_h1(pool).await }
     }
 
     /// Sends it to the upstream of `pool`, in the protocol that it came by.
@@ -273,6 +306,7 @@ impl Hop {
         parts.authority = Some(named.unwrap_or_else(|| pool.authority().clone()));
         parts.path_and_query = Some(self.path.clone());
         *request.uri_mut() = Uri::from_parts(parts).map_err(|_| Cause::BadRequest("target"))?;
+        *request.version_mut() = Version::HTTP_2;
         headers::join_cookies(request.headers_mut());
         Ok(())
     }

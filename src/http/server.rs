@@ -285,6 +285,11 @@ where
             }
         };
         if let Socket::Tls(stream) = &socket
+            && let Some(name) = stream.get_ref().1.server_name()
+        {
+            let _ = info.server_name.set(name.into());
+        }
+        if let Socket::Tls(stream) = &socket
             && stream.get_ref().1.alpn_protocol() == Some(b"h2")
         {
             return Some((socket, Vec::new(), true));

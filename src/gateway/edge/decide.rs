@@ -1,0 +1,184 @@
+//! Which way a request takes: its route, a redirect, or an answer of the gateway's own.
+use std::sync::Arc;
+
+use http::header::{self, HeaderValue};
+use http::{Method, StatusCode, Uri};
+
+use crate::gateway::backends::{Backend, Place};
+use crate::gateway::listeners::{self, INTERNAL_HTTP, Kind};
+use crate::gateway::live::{Live, Routes};
+use crate::gateway::route::Route;
+use crate::gateway::route::table::{Miss, Side};
+use crate::http::body::Body;
+use crate::http::call::Connection;
+use crate::http::cause::Cause;
+use crate::http::{Response, headers};
+use crate::knative::ingress::{Visibility, hosts};
+use crate::knative::names;
+
+/// The host that asks about this replica itself, on the internal plain port (net-kourier's `config.InternalKourierDomain`).
+const OWN_HOST: &str = "internalkourier";
+/// How often a route may lead back into this gateway before it counts as a circle.
+const MOST_REWRITES: usize = 4;
+
+/// What becomes of a request.
+pub enum Decision {
+    /// It is answered here.
+    Answer(Response),
+    /// It goes to this backend; its headers are set.
+    Forward(Arc<Backend>),
+}
+
+/// The host that a request is for, port and case as they came.
+#[must_use]
+pub fn authority(head: &http::request::Parts) -> String {
+    match (head.uri.authority(), head.headers.get(header::HOST)) {
+        (Some(authority), _) => authority.as_str().to_owned(),
+        (None, Some(host)) => host.to_str().unwrap_or_default().to_owned(),
+        (None, None) => String::new(),
+    }
+}
+
+/// Decides about a request and sets its headers.
+///
+/// # Errors
+/// Why it goes nowhere.
+pub fn decide(
+    live: &Live,
+    connection: &Connection,
+    head: &mut http::request::Parts,
+    host: &str,
+    mut random: impl FnMut() -> u32,
+) -> Result<Decision, Cause> {
+    let listener = listeners::of(connection.port);
+    if listener == INTERNAL_HTTP && hosts::normal(host) == OWN_HOST {
+        return own(live, head.uri.path());
+    }
+    let routes = live.routes.load();
+    let route = find(&routes, listener.side, host, head)?;
+    if listener.tls {
+        check_tls(live, connection, listener, host, route)?;
+    } else if redirects(live, route, host) {
+        return Ok(Decision::Answer(redirect(host, &head.uri)));
+    }
+    if let Some(protocol) = headers::upgrade(&head.headers)
+        && !protocol.as_bytes().eq_ignore_ascii_case(b"websocket")
+    {
+        return Err(Cause::UpgradeRefused);
+    }
+    let mut route = Arc::clone(route);
+    for _ in 0..MOST_REWRITES {
+        if head.headers.get(&names::NETWORK_HASH).is_some_and(|hash| hash == names::HASH_OVERRIDE) {
+            head.headers.insert(names::NETWORK_HASH, route.origin.hash.clone());
+        }
+        let Some(share) = route.pick(random()) else { return Err(Cause::NoUpstream("no_share")) };
+        for (name, value) in &share.set {
+            head.headers.insert(name, value.clone());
+        }
+        let Some(rewritten) = &route.rewrite_host else { return Ok(Decision::Forward(share.backend.clone())) };
+        set_host(head, rewritten);
+        let leads_back = matches!(&share.backend.state().place, Place::Name(name, _) if **name == *live.own_name);
+        if !leads_back {
+            return Ok(Decision::Forward(share.backend.clone()));
+        }
+        // The next hop would be this very gateway: the way goes on here, without another connection, and with the
+        // encryption of the route that it leads to.
+        let host = rewritten.to_str().unwrap_or_default();
+        route = Arc::clone(find(&routes, Side::Internal, host, head)?);
+    }
+    Err(Cause::NoUpstream("rewrite_circle"))
+}
+
+fn find<'r>(
+    routes: &'r Routes,
+    side: Side,
+    host: &str,
+    head: &http::request::Parts,
+) -> Result<&'r Arc<Route<Arc<Backend>>>, Cause> {
+    let path = head.uri.path();
+    routes.find(side, host, if path.is_empty() { "/" } else { path }, &head.headers).map_err(|miss| {
+        Cause::NoRoute(match miss {
+            Miss::Host => "no_route_host",
+            Miss::Path => "no_route_path",
+            Miss::Visibility => "no_route_visibility",
+        })
+    })
+}
+
+/// What this replica says of itself.
+fn own(live: &Live, path: &str) -> Result<Decision, Cause> {
+    match path {
+        "/ready" if live.is_ready() => {
+            let mut response = Response::new(Body::empty());
+            response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
+            Ok(Decision::Answer(response))
+        }
+        "/ready" => Err(Cause::Draining),
+        _ => Err(Cause::NoRoute("no_route_path")),
+    }
+}
+
+/// On a TLS port a route is there for hosts that have TLS, and for connections whose certificate is for the host
+/// (RFC 9110 section 7.4).
+fn check_tls(
+    live: &Live,
+    connection: &Connection,
+    listener: Kind,
+    host: &str,
+    route: &Route<Arc<Backend>>,
+) -> Result<(), Cause> {
+    let resolver = match listener.side {
+        Side::External => &live.external,
+        Side::Internal => &live.internal,
+    };
+    let names = resolver.names();
+    let local = listener.side == Side::Internal && route.visibility == Visibility::ExternalIp;
+    let served = route.has_tls || names.find(None).is_some();
+    if !served || (local && names.find(None).is_none()) {
+        return Err(Cause::NoRoute("no_route_tls"));
+    }
+    let shown = connection.server_name.get().map(|name| &**name);
+    let host = hosts::normal(host);
+    if shown == Some(&*host) {
+        return Ok(());
+    }
+    let covered = names.find(shown).is_some_and(|identity| {
+        let wild = host.split_once('.').map(|(_, rest)| format!("*.{rest}"));
+        identity.leaf.has_name(host.as_bytes()) || wild.is_some_and(|wild| identity.leaf.has_name(wild.as_bytes()))
+    });
+    // A caller who sent no name has the default certificate and knows what it is doing.
+    if covered || shown.is_none() { Ok(()) } else { Err(Cause::Misdirected) }
+}
+
+/// Plain HTTP is sent to https where the object says so, once there is a certificate; never on the way to an ACME
+/// solver, which is how the certificate comes about.
+fn redirects(live: &Live, route: &Route<Arc<Backend>>, host: &str) -> bool {
+    route.origin.redirects
+        && route.visibility == Visibility::ExternalIp
+        && !live.never_redirect
+        && !route.is_acme()
+        && live.external.serves(Some(&hosts::normal(host)))
+}
+
+/// As Envoy writes it: the host as it came, less `:80`.
+fn redirect(host: &str, uri: &Uri) -> Response {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::MOVED_PERMANENTLY;
+    let path = uri.path_and_query().map_or("/", |path| path.as_str());
+    let location = format!("https://{}{path}", host.strip_suffix(":80").unwrap_or(host));
+    if let Ok(location) = HeaderValue::try_from(location) {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
+    response
+}
+
+/// The authority that the upstream sees.
+fn set_host(head: &mut http::request::Parts, host: &HeaderValue) {
+    head.headers.insert(header::HOST, host.clone());
+    if head.method != Method::CONNECT {
+        // An authority in the target would go before the header.
+        let path = head.uri.path_and_query().cloned();
+        head.uri = path.map_or(Uri::from_static("/"), Uri::from);
+    }
+}

@@ -1,0 +1,70 @@
+//! What workers read: published whole by the control side, read with atomic loads in the path of a request.
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use arc_swap::ArcSwap;
+
+use super::backends::Backend;
+use super::kourier::Kourier;
+use super::route::table::Table;
+use crate::tls::client::Connector;
+use crate::tls::resolver::Resolver;
+use crate::tls::trust;
+
+/// The routing table of the gateway.
+pub type Routes = Table<Arc<Backend>>;
+
+/// What is in force. Every worker sees a publication at once: there is no copy of it anywhere.
+pub struct Live {
+    /// Where requests go.
+    pub routes: ArcSwap<Routes>,
+    /// `config-kourier`.
+    pub settings: ArcSwap<Kourier>,
+    /// Certificates of external hosts.
+    pub external: Arc<Resolver>,
+    /// Certificates of cluster-local hosts.
+    pub internal: Arc<Resolver>,
+    /// Shakes hands with activators and queues.
+    pub connector: Arc<Connector>,
+    /// What the connector trusts.
+    pub trust: Arc<trust::Store>,
+    /// The private load balancer's name: upstreams of this name are this very gateway.
+    pub own_name: String,
+    /// A proxy in front redirects, so that this one does not.
+    pub never_redirect: bool,
+    ready: AtomicBool,
+}
+
+impl Live {
+    /// Nothing in force yet, not ready.
+    #[must_use]
+    pub fn new(
+        connector: Arc<Connector>,
+        trust: Arc<trust::Store>,
+        own_name: String,
+        never_redirect: bool,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            routes: ArcSwap::default(),
+            settings: ArcSwap::default(),
+            external: Resolver::new(),
+            internal: Resolver::new(),
+            connector,
+            trust,
+            own_name,
+            never_redirect,
+            ready: AtomicBool::new(false),
+        })
+    }
+
+    /// Whether this replica shall be sent requests: it has been told everything once and is not leaving.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::Relaxed)
+    }
+
+    /// Says so.
+    pub fn set_ready(&self, ready: bool) {
+        self.ready.store(ready, Ordering::Relaxed);
+    }
+}
