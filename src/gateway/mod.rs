@@ -8,4 +8,5 @@ pub mod listeners;
 pub mod live;
 pub mod objects;
 pub mod route;
+pub mod serve;
 pub mod status;

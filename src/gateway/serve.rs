@@ -1,0 +1,247 @@
+//! The gateway on one worker thread: its callers' connections and its connections to upstreams.
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::header::{self, HeaderValue};
+use tokio::io::AsyncReadExt as _;
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+
+use super::edge::decide::{self, Decision};
+use super::edge::forward::Upstreams;
+use super::edge::observe::{self, Counts};
+use super::listeners;
+use super::live::Live;
+use crate::http::call::Connection;
+use crate::http::cause::Cause;
+use crate::http::layer::in_flight::InFlight;
+use crate::http::layer::timeouts::{Timed, Timers};
+use crate::http::pools::{self, Pools};
+use crate::http::server::{Connections, Order, Server, Settings, Told};
+use crate::http::{Request, Response};
+use crate::lifecycle::drain::Drain;
+use crate::net::proxy_protocol::{self, Parsed};
+use crate::worker::{Held, PortId, Serve};
+
+/// `x-envoy-upstream-service-time`: milliseconds until the upstream's response began.
+const SERVICE_TIME: http::HeaderName = http::HeaderName::from_static("x-envoy-upstream-service-time");
+/// How long the header of the PROXY protocol may take.
+const PROXY_TIME: Duration = Duration::from_secs(10);
+/// The longest header of the PROXY protocol that is read.
+const PROXY_BYTES: usize = 16 + 2048;
+
+/// What all workers are made of; shared, immutable or atomic.
+pub struct Shared {
+    /// What is in force.
+    pub live: Arc<Live>,
+    /// Numbers.
+    pub counts: Arc<Counts>,
+    /// Settings of connections to upstreams.
+    pub pools: pools::Settings,
+    /// HTTP limits.
+    pub http: Settings,
+    /// Drain state.
+    pub drain: Arc<Drain>,
+    /// What connections are told.
+    pub order: watch::Receiver<Option<Order>>,
+    /// TLS settings of the external and of the internal ports.
+    pub tls: watch::Receiver<(Arc<rustls::ServerConfig>, Arc<rustls::ServerConfig>)>,
+}
+
+/// Builds the server of worker `index`, on its thread.
+pub fn on_worker(shared: &Arc<Shared>, index: usize) -> impl Serve + use<> {
+    let pools = Pools::new(shared.pools);
+    let worker = Rc::new(Worker {
+        upstreams: Upstreams::new(shared.live.clone(), pools.clone(), index),
+        live: shared.live.clone(),
+        counts: shared.counts.clone(),
+        random: Cell::new(seed(index)),
+        timers: RefCell::new((Duration::ZERO, Timers::new(Duration::ZERO, Duration::ZERO, Duration::ZERO, IDLE))),
+    });
+    let connections = Rc::new(Connections::default());
+    tokio::task::spawn_local(housekeeping(worker.clone(), connections.clone(), shared.http.header_time));
+    tokio::task::spawn_local(follow_orders(shared.order.clone(), connections.clone()));
+    tokio::task::spawn_local(follow_trust(shared.live.trust.changes(), pools));
+    let service = tower::service_fn(move |request| worker.clone().handle(request));
+    let stack = InFlight { inner: service, drain: shared.drain.clone(), shard: shared.drain.shard(index) };
+    OnWorker { server: Rc::new(Server::new(stack, shared.http, connections, Rc::new(Heard))), shared: shared.clone() }
+}
+
+/// What a caller reads when a stream was silent for too long.
+const IDLE: &str = "stream timeout";
+
+struct Worker {
+    upstreams: Upstreams,
+    live: Arc<Live>,
+    counts: Arc<Counts>,
+    random: Cell<u64>,
+    timers: RefCell<(Duration, Rc<Timers>)>,
+}
+
+impl Worker {
+    async fn handle(self: Rc<Self>, mut request: Request) -> Result<Response, Cause> {
+        let settings = self.live.settings.load_full();
+        let call = request.call.clone();
+        let host = decide::authority(&request.head);
+        let mut told = observe::Told::new(&self.counts, &settings, &call, &request.head, &host);
+        let went = Cell::new(None);
+        let random = || self.random();
+        let decided = decide::decide(&self.live, &call.connection, &mut request.head, &host, random);
+        let result = match decided {
+            Err(cause) => Err(cause),
+            Ok(Decision::Answer(response)) => Ok(response),
+            Ok(Decision::Forward(backend)) => {
+                told.goes_to(&backend);
+                let began = Instant::now();
+                let timers = self.timers(settings.stream_idle_timeout);
+                let sent = self.upstreams.send(request, &backend, random, &went);
+                Timed::new(sent, call.started, timers).await.map(|mut response| {
+                    let headers = response.headers_mut();
+                    headers.insert(SERVICE_TIME, milliseconds(began.elapsed()));
+                    response
+                })
+            }
+        };
+        match result {
+            Ok(mut response) => {
+                if !settings.keep_server_header {
+                    response.headers_mut().insert(header::SERVER, observe::SERVER);
+                }
+                told.answered(&mut response, &went);
+                Ok(response)
+            }
+            Err(cause) => {
+                told.failed(&cause, &went);
+                Err(cause)
+            }
+        }
+    }
+
+    /// The timer of silent streams; made anew when the setting has changed.
+    fn timers(&self, idle: Option<Duration>) -> Rc<Timers> {
+        let idle = idle.unwrap_or_default();
+        let mut made = self.timers.borrow_mut();
+        if made.0 != idle {
+            *made = (idle, Timers::new(Duration::ZERO, Duration::ZERO, idle, IDLE));
+        }
+        made.1.clone()
+    }
+
+    /// A number that need not be hard to guess (splitmix64).
+    fn random(&self) -> u32 {
+        let next = self.random.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
+        self.random.set(next);
+        let mixed = (next ^ (next >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        u32::try_from((mixed ^ (mixed >> 31)) >> 32).unwrap_or(0)
+    }
+}
+
+fn seed(index: usize) -> u64 {
+    use std::hash::{BuildHasher as _, RandomState};
+    RandomState::new().hash_one(index)
+}
+
+fn milliseconds(time: Duration) -> HeaderValue {
+    HeaderValue::from(u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
+}
+
+struct Heard;
+
+impl Told for Heard {
+    fn accepted(&self, _: &Connection) {}
+    fn handshake(&self, _: &rustls::ServerConnection) {}
+    fn handshake_failed(&self, error: &std::io::Error, connection: &Connection) {
+        tracing::debug!("TLS handshake error from {}: {error}", connection.peer);
+    }
+    fn answered(&self, _: &'static str) {}
+}
+
+struct OnWorker<S> {
+    server: Rc<Server<S>>,
+    shared: Arc<Shared>,
+}
+
+impl<S> Serve for OnWorker<S>
+where
+    S: tower::Service<Request, Response = Response, Error = Cause> + Clone + 'static,
+{
+    fn serve(&self, mut stream: TcpStream, peer: SocketAddr, port: PortId, held: Held) {
+        let listener = listeners::of(port);
+        let tls = listener.tls.then(|| {
+            let both = self.shared.tls.borrow();
+            match listener.side {
+                super::route::table::Side::External => both.0.clone(),
+                super::route::table::Side::Internal => both.1.clone(),
+            }
+        });
+        let proxied = listener.proxied && self.shared.live.settings.load().proxy_protocol;
+        let server = self.server.clone();
+        tokio::task::spawn_local(async move {
+            let mut peer = peer;
+            if proxied {
+                match tokio::time::timeout(PROXY_TIME, proxy_header(&mut stream)).await {
+                    Ok(Some(caller)) => peer = caller.unwrap_or(peer),
+                    _ => return tracing::debug!("no PROXY protocol header from {peer}: closed"),
+                }
+            }
+            server.serve(stream, Rc::new(Connection::new(peer, listener.tls, port)), tls).await;
+            drop(held);
+        });
+    }
+}
+
+/// Takes the header off the connection; none is a connection to be closed.
+async fn proxy_header(stream: &mut TcpStream) -> Option<Option<SocketAddr>> {
+    let mut bytes = vec![0; PROXY_BYTES];
+    let mut seen = 0;
+    loop {
+        let n = stream.peek(&mut bytes).await.ok()?;
+        match proxy_protocol::parse(bytes.get(..n)?) {
+            Parsed::Header { length, caller } => {
+                stream.read_exact(bytes.get_mut(..length)?).await.ok()?;
+                return Some(caller);
+            }
+            Parsed::Malformed => return None,
+            Parsed::Incomplete if n == 0 => return None,
+            // What was looked at stays in the socket, which is readable all the time: look again a little later.
+            Parsed::Incomplete => {
+                let pause = if n > seen { 1 } else { 20 };
+                seen = n;
+                tokio::time::sleep(Duration::from_millis(pause)).await;
+            }
+        }
+    }
+}
+
+async fn housekeeping(worker: Rc<Worker>, connections: Rc<Connections>, header_time: Duration) {
+    let mut each = tokio::time::interval(Duration::from_secs(1));
+    each.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        each.tick().await;
+        let now = Instant::now();
+        worker.upstreams.sweep(now);
+        connections.sweep(now, header_time, None);
+    }
+}
+
+async fn follow_orders(mut order: watch::Receiver<Option<Order>>, connections: Rc<Connections>) {
+    loop {
+        if let Some(order) = *order.borrow_and_update() {
+            connections.order(order);
+        }
+        if order.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Closes connections that an authority verified which is no longer trusted.
+async fn follow_trust(mut changes: watch::Receiver<u64>, pools: Rc<Pools>) {
+    while changes.changed().await.is_ok() {
+        pools.distrust();
+    }
+}
