@@ -66,7 +66,7 @@ pub fn compile<B: Clone>(
         namespace,
         name,
         redirects: spec.redirects(),
-        http1_only: annotations.get(DISABLE_HTTP2_ANNOTATION).is_some_and(|v| v.eq_ignore_ascii_case("true")),
+        http1_only: http1_only(&annotations),
         labels,
     });
     let mut by_host: BTreeMap<String, Vec<Arc<Route<B>>>> = BTreeMap::new();
@@ -88,6 +88,12 @@ pub fn compile<B: Clone>(
         })
         .collect();
     Ok(Compiled { origin, created, hosts })
+}
+
+/// Whether annotations keep upstreams on HTTP/1.1.
+#[must_use]
+pub fn http1_only(annotations: &BTreeMap<String, String>) -> bool {
+    annotations.get(DISABLE_HTTP2_ANNOTATION).is_some_and(|value| value.eq_ignore_ascii_case("true"))
 }
 
 /// What a backend has to know of the route that leads to it.

@@ -19,16 +19,16 @@ type Rank = (i64, Key);
 /// All objects and the table made of them.
 #[derive(Debug)]
 pub struct Owners<B> {
-    objects: HashMap<Key, Entry<B>>,
+    objects: HashMap<Key, Entry>,
     claims: HashMap<String, BTreeMap<Rank, Arc<HostRoutes<B>>>>,
     table: Table<B>,
 }
 
 #[derive(Debug)]
-struct Entry<B> {
+struct Entry {
     rank: Rank,
     hosts: Vec<String>,
-    _routes: std::marker::PhantomData<fn() -> B>,
+    http1_only: bool,
 }
 
 impl<B> Default for Owners<B> {
@@ -43,6 +43,7 @@ impl<B> Owners<B> {
     pub fn put(&mut self, compiled: Compiled<B>) -> BTreeSet<Key> {
         let key = (compiled.origin.namespace.clone(), compiled.origin.name.clone());
         let rank = (compiled.created, key.clone());
+        let http1_only = compiled.origin.http1_only;
         let mut touched = BTreeSet::from([key.clone()]);
         let hosts: Vec<String> = compiled.hosts.iter().map(|h| h.host.clone()).collect();
         let before = self.objects.remove(&key);
@@ -61,7 +62,7 @@ impl<B> Owners<B> {
             }
             self.publish(&host);
         }
-        self.objects.insert(key, Entry { rank, hosts, _routes: std::marker::PhantomData });
+        self.objects.insert(key, Entry { rank, hosts, http1_only });
         touched
     }
 
@@ -82,6 +83,12 @@ impl<B> Owners<B> {
     pub fn conflicts(&self, key: &Key) -> Vec<&str> {
         let Some(entry) = self.objects.get(key) else { return Vec::new() };
         entry.hosts.iter().map(String::as_str).filter(|host| !self.owns(host, &entry.rank)).collect()
+    }
+
+    /// Whether this object is here with this age and the same word about HTTP/2.
+    #[must_use]
+    pub fn has(&self, key: &Key, created: i64, http1_only: bool) -> bool {
+        self.objects.get(key).is_some_and(|entry| entry.rank.0 == created && entry.http1_only == http1_only)
     }
 
     /// Whether `host` belongs to the object `key`.

@@ -1,0 +1,257 @@
+//! Which Secret serves which host, and the certificates in force.
+//!
+//! Control side; pure but for parsing certificates. A Secret is parsed once, however many hosts it serves. One that
+//! can't be used never replaces the last good pair. A host's certificate counts for the object that owns the host: no
+//! other object can claim its name.
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use crate::knative::ingress::Visibility;
+use crate::knative::names;
+use crate::knative::secret::Secret;
+use crate::kube::Key;
+use crate::tls::identity::Identity;
+use crate::tls::resolver::Names;
+
+/// A host, on one side, with the Secret that serves it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Entry {
+    /// On which side.
+    pub side: Side,
+    /// The host, in lower case.
+    pub host: String,
+    /// The Secret.
+    pub secret: Key,
+}
+
+/// The two sets of certificates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Side {
+    /// For external rules.
+    External,
+    /// For cluster-local rules.
+    Internal,
+}
+
+impl From<Visibility> for Side {
+    fn from(visibility: Visibility) -> Self {
+        match visibility {
+            Visibility::ExternalIp => Self::External,
+            Visibility::ClusterLocal => Self::Internal,
+        }
+    }
+}
+
+/// Certificates in force, and what they follow from.
+#[derive(Default)]
+pub struct Certificates {
+    secrets: HashMap<Key, Known>,
+    entries: HashMap<Key, BTreeSet<Entry>>,
+    users: HashMap<Key, BTreeSet<Key>>,
+    defaults: BTreeMap<Side, Key>,
+    external: Names,
+    internal: Names,
+}
+
+/// What is known of a Secret.
+#[derive(Default)]
+struct Known {
+    /// The last pair that could be used.
+    good: Option<Arc<Identity>>,
+    /// What is wrong with it now.
+    wrong: Option<String>,
+    present: bool,
+}
+
+impl Certificates {
+    /// A Secret is as told, or gone; says which objects it matters to.
+    pub fn secret(&mut self, key: &Key, secret: Option<&Secret>) -> BTreeSet<Key> {
+        let known = self.secrets.entry(key.clone()).or_default();
+        known.present = secret.is_some();
+        match secret {
+            None => known.wrong = Some(format!("Secret {key} does not exist")),
+            Some(secret) => {
+                let pair = Identity::from_pem(secret.value(names::FILE_CERTIFICATE), secret.value(names::FILE_KEY));
+                match pair {
+                    Ok(identity) => {
+                        known.good = Some(Arc::new(identity));
+                        known.wrong = None;
+                    }
+                    Err(rejection) => {
+                        let wrong = format!("Secret {key}: {rejection}");
+                        let kept = if known.good.is_some() { "; its last good certificate stays in use" } else { "" };
+                        tracing::error!("{wrong}{kept}");
+                        known.wrong = Some(wrong);
+                    }
+                }
+            }
+        }
+        let users = self.users.get(key).cloned().unwrap_or_default();
+        let entries: Vec<Entry> = users.iter().filter_map(|user| self.entries.get(user)).flatten().cloned().collect();
+        for entry in entries.iter().filter(|entry| entry.secret == *key) {
+            self.apply(entry, true);
+        }
+        if self.defaults.values().any(|default| default == key) {
+            self.apply_defaults();
+        }
+        if secret.is_none() && users.is_empty() && !self.defaults.values().any(|default| default == key) {
+            self.secrets.remove(key);
+        }
+        users
+    }
+
+    /// The hosts of an object are served by these; none when it is gone.
+    pub fn object(&mut self, object: &Key, entries: BTreeSet<Entry>) {
+        let before = self.entries.remove(object).unwrap_or_default();
+        for entry in before.difference(&entries) {
+            self.apply(entry, false);
+        }
+        for entry in &before {
+            if let Some(users) = self.users.get_mut(&entry.secret) {
+                users.remove(object);
+                if users.is_empty() {
+                    self.users.remove(&entry.secret);
+                }
+            }
+        }
+        for entry in &entries {
+            self.users.entry(entry.secret.clone()).or_default().insert(object.clone());
+            self.apply(entry, true);
+        }
+        if !entries.is_empty() {
+            self.entries.insert(object.clone(), entries);
+        }
+        let gone: BTreeSet<Key> = before.into_iter().map(|entry| entry.secret).collect();
+        for key in gone.iter().filter(|key| !self.users.contains_key(*key)) {
+            if self.secrets.get(key).is_some_and(|known| !known.present) {
+                self.secrets.remove(key);
+            }
+        }
+    }
+
+    /// The Secret for hosts of a side without one of their own.
+    pub fn set_default(&mut self, side: Side, secret: Option<Key>) {
+        match secret {
+            Some(key) => self.defaults.insert(side, key),
+            None => self.defaults.remove(&side),
+        };
+        self.apply_defaults();
+    }
+
+    /// What is wrong with the certificates of an object, for its status.
+    #[must_use]
+    pub fn wrong(&self, object: &Key) -> Option<String> {
+        let entries = self.entries.get(object)?;
+        entries.iter().find_map(|entry| match self.secrets.get(&entry.secret) {
+            None => Some(format!("Secret {} does not exist", entry.secret)),
+            Some(known) => known.wrong.clone(),
+        })
+    }
+
+    /// The Secrets that objects and defaults name.
+    #[must_use]
+    pub fn named(&self) -> BTreeSet<Key> {
+        self.users.keys().chain(self.defaults.values()).cloned().collect()
+    }
+
+    /// Whether a Secret was found.
+    #[must_use]
+    pub fn has(&self, secret: &Key) -> bool {
+        self.secrets.get(secret).is_some_and(|known| known.present)
+    }
+
+    /// The names in force, to be published.
+    #[must_use]
+    pub fn names(&self, side: Side) -> Names {
+        match side {
+            Side::External => self.external.clone(),
+            Side::Internal => self.internal.clone(),
+        }
+    }
+
+    /// The certificates in force with the hosts that they serve, for the admin port.
+    pub fn list(&self) -> impl Iterator<Item = (&Entry, Option<&Arc<Identity>>)> {
+        let good = |entry: &Entry| self.secrets.get(&entry.secret).and_then(|known| known.good.as_ref());
+        self.entries.values().flatten().map(move |entry| (entry, good(entry)))
+    }
+
+    fn apply(&mut self, entry: &Entry, on: bool) {
+        let good = self.secrets.get(&entry.secret).and_then(|known| known.good.clone());
+        let names = match entry.side {
+            Side::External => &mut self.external,
+            Side::Internal => &mut self.internal,
+        };
+        names.set(&entry.host, good.filter(|_| on));
+    }
+
+    fn apply_defaults(&mut self) {
+        let good = |side| {
+            let key = self.defaults.get(&side)?;
+            self.secrets.get(key)?.good.clone()
+        };
+        let (external, internal) = (good(Side::External), good(Side::Internal));
+        self.external.set_default(external);
+        self.internal.set_default(internal);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn secret(name: &str) -> Secret {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let certificate = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap().self_signed(&key).unwrap();
+        let pair = [("tls.crt", certificate.pem()), ("tls.key", key.serialize_pem())];
+        Secret { data: pair.into_iter().map(|(k, v)| (k.to_owned(), v.into_bytes())).collect() }
+    }
+
+    fn entry(host: &str, secret: &Key) -> Entry {
+        Entry { side: Side::External, host: host.to_owned(), secret: secret.clone() }
+    }
+
+    fn shown(certificates: &Certificates, host: &str) -> Option<String> {
+        let names = certificates.names(Side::External);
+        names.find(Some(host)).map(|identity| String::from_utf8(identity.leaf.names[0].clone()).unwrap())
+    }
+
+    #[test]
+    fn given_a_secret_that_comes_late_changes_and_goes_bad_then_the_last_good_one_is_served() {
+        let (mut certificates, key, object) = (Certificates::default(), Key::new("ns", "s"), Key::new("ns", "app"));
+        certificates.object(&object, BTreeSet::from([entry("a", &key)]));
+        assert_eq!(certificates.wrong(&object).unwrap(), "Secret ns/s does not exist");
+        assert_eq!(shown(&certificates, "a"), None);
+
+        assert_eq!(certificates.secret(&key, Some(&secret("first"))), BTreeSet::from([object.clone()]));
+        assert_eq!((shown(&certificates, "a").as_deref(), certificates.wrong(&object)), (Some("first"), None));
+        certificates.secret(&key, Some(&secret("second")));
+        assert_eq!(shown(&certificates, "a").as_deref(), Some("second"));
+
+        certificates.secret(&key, Some(&Secret { data: BTreeMap::new() }));
+        assert_eq!(shown(&certificates, "a").as_deref(), Some("second"));
+        assert!(certificates.wrong(&object).unwrap().starts_with("Secret ns/s: "));
+        certificates.secret(&key, None);
+        assert_eq!(shown(&certificates, "a").as_deref(), Some("second"));
+
+        certificates.object(&object, BTreeSet::new());
+        assert_eq!(shown(&certificates, "a"), None);
+        assert!(certificates.secrets.is_empty() && certificates.users.is_empty());
+    }
+
+    #[test]
+    fn given_a_default_when_a_host_has_none_of_its_own_then_it_is_shown_and_follows_its_secret() {
+        let (mut certificates, key) = (Certificates::default(), Key::new("ns", "default"));
+        certificates.set_default(Side::External, Some(key.clone()));
+        assert_eq!(shown(&certificates, "a"), None);
+
+        certificates.secret(&key, Some(&secret("one")));
+        assert_eq!(shown(&certificates, "a").as_deref(), Some("one"));
+        certificates.secret(&key, Some(&secret("two")));
+        assert_eq!(shown(&certificates, "a").as_deref(), Some("two"));
+        assert!(certificates.named().contains(&key));
+
+        certificates.set_default(Side::External, None);
+        assert_eq!(shown(&certificates, "a"), None);
+    }
+}

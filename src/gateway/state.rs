@@ -1,0 +1,292 @@
+//! Everything that the gateway knows, and what follows from it: the routing table, the backends, the certificates and
+//! how far each object has come.
+//!
+//! Control side; pure: [`super::control`] feeds it and publishes what it holds. The work for a change is that of the
+//! objects that the change touches.
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::backends::{self, Backend, Backends};
+use super::certificates::{Certificates, Entry};
+use super::objects::{EndpointSlice, Ingress, Service};
+use super::route::compile::{self, Compiled};
+use super::route::owners::Owners;
+use super::status::Outcome;
+use crate::knative::ingress::{Spec, Visibility, hosts};
+use crate::knative::secret::Secret;
+use crate::kube::Key;
+
+/// Everything that the gateway knows.
+pub struct State {
+    class: String,
+    owners: Owners<Arc<Backend>>,
+    /// Addresses and protocols.
+    pub backends: Backends,
+    /// Certificates by host.
+    pub certificates: Certificates,
+    objects: HashMap<Key, Known>,
+    /// Objects whose status has to be looked at again.
+    touched: HashSet<Key>,
+    /// Whether system-internal TLS is on, and whether there is anything to verify with.
+    upstream_tls: (bool, bool),
+    /// Whether the routing table or the certificates have changed since they were taken.
+    changed: bool,
+}
+
+/// An object of ours.
+struct Known {
+    ingress: Arc<Ingress>,
+    /// The specification that was compiled last, after defaults; with what is wrong with the present one.
+    spec: Option<Spec>,
+    hash: String,
+    invalid: Option<String>,
+}
+
+/// What has to be checked from outside before an object is ready.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ToProbe {
+    /// The hash that each replica has to answer.
+    pub hash: String,
+    /// Each host, on which side, over which scheme, and a path that the object has.
+    pub targets: Vec<Target>,
+}
+
+/// One host to ask for.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Target {
+    /// The host.
+    pub host: String,
+    /// Whether it is reached from outside.
+    pub external: bool,
+    /// Whether it is asked over TLS.
+    pub tls: bool,
+    /// A path that leads somewhere.
+    pub path: String,
+}
+
+impl State {
+    /// Nothing known yet.
+    #[must_use]
+    pub fn new(class: &str, system_namespace: &str) -> Self {
+        Self {
+            class: class.to_owned(),
+            owners: Owners::default(),
+            backends: Backends::new(system_namespace),
+            certificates: Certificates::default(),
+            objects: HashMap::new(),
+            touched: HashSet::new(),
+            upstream_tls: (false, false),
+            changed: true,
+        }
+    }
+
+    /// An object is as told, or gone.
+    pub fn ingress(&mut self, key: &Key, ingress: Option<&Arc<Ingress>>, at: Instant) {
+        // One that is being deleted is served until it is gone.
+        match ingress.filter(|ingress| ingress.class == self.class) {
+            None => self.forget(key),
+            Some(ingress) => self.take(key, ingress, at),
+        }
+    }
+
+    /// A Service is as told, or gone.
+    pub fn service(&mut self, key: &Key, service: Option<Arc<Service>>, at: Instant) {
+        self.backends.service(key, service, at);
+    }
+
+    /// A slice is as told, or gone.
+    pub fn slice(&mut self, key: &Key, slice: &Arc<EndpointSlice>, gone: bool, at: Instant) {
+        self.backends.slice(key, slice, gone, at);
+    }
+
+    /// A Secret is as told, or gone.
+    pub fn secret(&mut self, key: &Key, secret: Option<&Secret>) {
+        let users = self.certificates.secret(key, secret);
+        self.touched.extend(users);
+        self.changed = true;
+    }
+
+    /// System-internal TLS is on or off; `trusts` says whether there is an authority to verify with.
+    pub fn set_upstream_tls(&mut self, on: bool, trusts: bool, at: Instant) {
+        if self.upstream_tls == (on, trusts) {
+            return;
+        }
+        if self.upstream_tls.0 != on {
+            self.backends.set_tls(on, at);
+        }
+        self.upstream_tls = (on, trusts);
+        self.touched.extend(self.objects.keys().cloned());
+    }
+
+    /// The certificates have changed otherwise (defaults).
+    pub fn touch_certificates(&mut self) {
+        self.changed = true;
+    }
+
+    /// The routing table, if anything in it or in the certificates has changed since it was asked for.
+    pub fn take_changed(&mut self) -> Option<super::live::Routes> {
+        std::mem::take(&mut self.changed).then(|| self.owners.table())
+    }
+
+    /// Objects whose status has to be looked at again.
+    pub fn take_touched(&mut self) -> Vec<Key> {
+        self.touched.drain().collect()
+    }
+
+    /// An object of ours.
+    #[must_use]
+    pub fn object(&self, key: &Key) -> Option<&Arc<Ingress>> {
+        self.objects.get(key).map(|known| &known.ingress)
+    }
+
+    /// How many objects there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.objects.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.objects.is_empty()
+    }
+
+    /// How far an object has come, as far as this process knows: never [`Outcome::Ready`], which only probing tells.
+    #[must_use]
+    pub fn outcome(&self, key: &Key) -> Option<Outcome> {
+        let known = self.objects.get(key)?;
+        let failed = |message: String| Some(Outcome::Failed { message });
+        if let Some(invalid) = &known.invalid {
+            return failed(invalid.clone());
+        }
+        if !self.owners.conflicts(&owner(key)).is_empty() {
+            return Some(Outcome::Conflict);
+        }
+        if let Some(wrong) = self.certificates.wrong(key) {
+            return failed(wrong);
+        }
+        if self.upstream_tls == (true, false) {
+            return failed("failed to build trust-chain: no certificate authority is known".to_owned());
+        }
+        Some(Outcome::Waiting)
+    }
+
+    /// What has to be asked of each replica about an object.
+    #[must_use]
+    pub fn to_probe(&self, key: &Key) -> Option<ToProbe> {
+        let known = self.objects.get(key)?;
+        let spec = known.spec.as_ref()?;
+        let mut targets = BTreeSet::new();
+        for rule in &spec.rules {
+            let visibility = rule.visibility();
+            let tls = !spec.tls_for(visibility).is_empty();
+            // The longest prefix may be an ACME path, which leads to a solver.
+            let paths = rule.paths().iter().map(|path| path.prefix()).filter(|path| !path.contains("acme-challenge"));
+            let path = match paths.min_by_key(|path| path.len()) {
+                None => continue,
+                // A path that every rule without paths of its own has.
+                Some("/") => "/healthz".to_owned(),
+                Some(path) => path.to_owned(),
+            };
+            for host in rule.hosts.iter().filter(|host| !host.contains('*')) {
+                let external = visibility == Visibility::ExternalIp;
+                targets.insert(Target { host: host.clone(), external, tls, path: path.clone() });
+            }
+        }
+        Some(ToProbe { hash: known.hash.clone(), targets: targets.into_iter().collect() })
+    }
+
+    fn take(&mut self, key: &Key, ingress: &Arc<Ingress>, at: Instant) {
+        self.touched.insert(key.clone());
+        let mut known = self.objects.remove(key).unwrap_or_else(|| Known {
+            ingress: ingress.clone(),
+            spec: None,
+            hash: String::new(),
+            invalid: None,
+        });
+        known.ingress = ingress.clone();
+        let mut spec = ingress.spec.clone();
+        spec.default_fields();
+        let unchanged = known.invalid.is_none()
+            && known.spec.as_ref() == Some(&spec)
+            && self.owners.has(&owner(key), ingress.created, compile::http1_only(&ingress.annotations));
+        if !unchanged {
+            match self.compile(key, ingress, at) {
+                Ok(compiled) => {
+                    known.invalid = None;
+                    known.hash = compiled.origin.hash.to_str().unwrap_or_default().to_owned();
+                    known.spec = Some(spec);
+                    let changed_hands = self.owners.put(compiled);
+                    self.objects.insert(key.clone(), known);
+                    self.follow(changed_hands);
+                    return;
+                }
+                Err(why) => {
+                    tracing::error!("Ingress {key} is not served as it is: {why}");
+                    known.invalid = Some(why);
+                }
+            }
+        }
+        self.objects.insert(key.clone(), known);
+    }
+
+    fn compile(&mut self, key: &Key, ingress: &Ingress, at: Instant) -> Result<Compiled<Arc<Backend>>, String> {
+        let object = ingress.to_compile(key.namespace(), key.name());
+        let backends = &mut self.backends;
+        compile::compile(object, |service, upstream| {
+            let identity = backends::Identity {
+                service: service.clone(),
+                may_be_tls: upstream.may_be_tls,
+                http1_only: upstream.origin.http1_only,
+            };
+            backends.backend(identity, at)
+        })
+        .map_err(|invalid| invalid.to_string())
+    }
+
+    fn forget(&mut self, key: &Key) {
+        if self.objects.remove(key).is_none() {
+            return;
+        }
+        self.touched.insert(key.clone());
+        self.certificates.object(key, BTreeSet::new());
+        let heirs = self.owners.remove(&owner(key));
+        self.follow(heirs);
+    }
+
+    /// Hosts changed hands: certificates follow, and conditions.
+    fn follow(&mut self, objects: BTreeSet<(String, String)>) {
+        self.changed = true;
+        for (namespace, name) in objects {
+            let key = Key::new(&namespace, &name);
+            let entries = self.entries(&key);
+            self.certificates.object(&key, entries);
+            self.touched.insert(key);
+        }
+    }
+
+    /// The certificates of the hosts that an object has.
+    fn entries(&self, key: &Key) -> BTreeSet<Entry> {
+        let Some(spec) = self.objects.get(key).and_then(|known| known.spec.as_ref()) else { return BTreeSet::new() };
+        let mut entries = BTreeMap::new();
+        for visibility in [Visibility::ExternalIp, Visibility::ClusterLocal] {
+            for tls in spec.tls_for(visibility) {
+                let namespace = Some(&*tls.secret_namespace).filter(|ns| !ns.is_empty()).unwrap_or(key.namespace());
+                let covered = spec.rules.iter().filter(|rule| rule.visibility() == visibility).flat_map(|r| &r.hosts);
+                for host in covered.filter(|host| tls.hosts.contains(host)) {
+                    let host = hosts::normal(host).into_owned();
+                    if self.owners.is_owner(&owner(key), &host) {
+                        // The first certificate that is named for a host serves it.
+                        entries.entry((visibility, host)).or_insert_with(|| Key::new(namespace, &tls.secret_name));
+                    }
+                }
+            }
+        }
+        entries.into_iter().map(|((v, host), secret)| Entry { side: v.into(), host, secret }).collect()
+    }
+}
+
+fn owner(key: &Key) -> (String, String) {
+    (key.namespace().to_owned(), key.name().to_owned())
+}
