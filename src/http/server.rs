@@ -271,14 +271,20 @@ where
         let mut socket = match tls {
             None => Socket::Plain(socket),
             Some(config) => {
-                match Box::pin(tokio_rustls::TlsAcceptor::from(config).accept(socket).into_fallible()).await {
+                if looks_like_http(&socket).await {
+                    let error = rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType);
+                    let error = std::io::Error::new(std::io::ErrorKind::InvalidData, error);
+                    self.told.handshake_failed(&error, info);
+                    answer_plain_http(socket).await;
+                    return None;
+                }
+                match Box::pin(tokio_rustls::TlsAcceptor::from(config).accept(socket)).await {
                     Ok(stream) => {
                         self.told.handshake(stream.get_ref().1);
                         Socket::Tls(Box::new(stream))
                     }
-                    Err((error, socket)) => {
+                    Err(error) => {
                         self.told.handshake_failed(&error, info);
-                        answer_plain_http(error, socket).await;
                         return None;
                     }
                 }
@@ -314,14 +320,21 @@ where
     }
 }
 
+/// Whether a caller of the TLS port begins with a request in plaintext, by the beginnings that Go's server knows. Looked at
+/// before the handshake, since rustls would answer with an alert first.
+async fn looks_like_http(socket: &TcpStream) -> bool {
+    let mut first = [0; 5];
+    let known: [&[u8]; 5] = [b"GET /", b"HEAD ", b"POST ", b"PUT /", b"OPTIO"];
+    socket.peek(&mut first).await.is_ok_and(|n| known.contains(&first.get(..n).unwrap_or_default()))
+}
+
 /// Plain HTTP on a TLS port gets the answer of Go's server, not just a closed connection.
-async fn answer_plain_http(error: std::io::Error, mut socket: TcpStream) {
-    let inner = error.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>());
-    if matches!(inner, Some(rustls::Error::InvalidMessage(_))) {
-        let text = b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n";
-        let _ = socket.write_all(text).await;
-        let _ = socket.shutdown().await;
-    }
+async fn answer_plain_http(mut socket: TcpStream) {
+    // What is unread when a socket closes resets the connection, and the answer with it.
+    let _ = socket.try_read(&mut vec![0; 16 * 1024]);
+    let text = b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n";
+    let _ = socket.write_all(text).await;
+    let _ = socket.shutdown().await;
 }
 
 /// Forgets what the caller still sends, after our last answer and our end of the connection: a socket that is closed with

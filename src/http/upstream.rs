@@ -256,17 +256,19 @@ impl Pool {
         self.speaks.set(Speaks::Http2);
     }
 
-    /// Whether the application answers the preface of HTTP/2 with HTTP/1. Asked on a connection of its own, at most
-    /// until the application has answered over HTTP/2 once.
+    /// Whether the application answers the preface of HTTP/2 with something else, as servers that speak HTTP/1 only do
+    /// (with an error page without a status line, some of them). Asked on a connection of its own, at most until the
+    /// application has answered over HTTP/2 once.
     pub async fn refuses_h2(&self) -> bool {
         // The preface and an empty SETTINGS frame (RFC 9113 section 3.4).
         const HELLO: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
         let ask = async {
             let (mut socket, _) = self.target.dial_now().await.ok()?;
             socket.write_all(HELLO).await.ok()?;
-            let mut first = [0; 5];
+            // Length, type: a server's first frame is SETTINGS (RFC 9113 section 3.4).
+            let mut first = [0; 4];
             socket.read_exact(&mut first).await.ok()?;
-            Some(&first == b"HTTP/")
+            Some(first[3] != 4)
         };
         let refuses = tokio::time::timeout(limits::CONTINUE_WAIT, ask).await.ok().flatten().unwrap_or(false);
         if refuses {

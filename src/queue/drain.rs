@@ -68,8 +68,12 @@ impl Drainer {
         self.order.send_replace(Some(Order::Announce));
         tracing::info!("Sleeping {:?} to allow K8s propagation of non-ready state", self.settings.quiet);
         let grace = tokio::time::sleep(self.settings.grace.saturating_sub(LAST_WORDS));
+        let leave = async {
+            self.quiet(began).await;
+            self.finish(workers).await;
+        };
         let whole = tokio::select! {
-            () = self.quiet(began) => { self.finish(workers).await; true }
+            () = leave => true,
             () = grace => false,
         };
         if !whole {

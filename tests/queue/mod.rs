@@ -4,6 +4,7 @@ mod abuse;
 mod admin;
 mod application;
 mod breaker;
+mod causes;
 mod duplex;
 mod environment;
 mod errors;

@@ -61,8 +61,11 @@ fn when_a_port_gets_the_wrong_kind_of_bytes_then_it_answers_400_or_closes() {
     let mut queue = queue(app.port()).certs(pki.dir()).start();
 
     let mut plain = Raw::plain(queue.tls());
-    let reply = plain.get("/", "").try_reply();
-    assert!(reply.is_none_or(|reply| reply.status() == 400));
+    let reply = plain.get("/", "").reply();
+    assert_eq!(reply.status(), 400);
+    assert_eq!(reply.text(), "Client sent an HTTP request to an HTTPS server.\n");
+    let mut preface = Raw::plain(queue.tls());
+    preface.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").shutdown_and_read();
 
     let mut hello = Raw::plain(queue.http());
     let reply = hello.send([0x16, 3, 1, 0, 5, 1, 0, 0, 1, 0]).shutdown_and_read();

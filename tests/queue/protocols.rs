@@ -45,6 +45,30 @@ fn given_an_http1_application_when_an_http2_caller_comes_then_it_is_answered() {
     });
 }
 
+/// 14.11: also one that answers the preface with a page and no status line, as Python's http.server does.
+#[test]
+fn given_an_application_that_answers_the_preface_without_a_status_line_when_an_http2_caller_comes_then_it_is_answered()
+{
+    let app = App::start(|conn| {
+        while let Some(head) = conn.head() {
+            if head.method() == "PRI" {
+                conn.send("<!DOCTYPE HTML>\n<html><body>Error code: 505</body></html>\n");
+                return;
+            }
+            conn.body(&head);
+            conn.send(ok("ok"));
+        }
+    });
+    for body in ["", "a body"] {
+        let mut queue = queue(app.port()).start();
+        run(async {
+            let mut client = Connection::open(local(queue.http()), None, Protocol::Http2).await.unwrap();
+            let request = client.request("POST", "hello", "/").body(Outgoing::whole(body)).unwrap();
+            assert_eq!(client.fetch(request).await.unwrap().status, 200, "{body:?}");
+        });
+    }
+}
+
 /// 3.4: connections to the application are used again.
 #[test]
 fn when_requests_follow_each_other_then_one_connection_carries_them() {

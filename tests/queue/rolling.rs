@@ -270,6 +270,33 @@ fn given_an_open_stream_when_terminated_then_goaway_comes_first_and_the_stream_i
     assert_eq!(queue.exit().code(), Some(0));
 }
 
+/// Q1.3: what outlives the grace period is cut before it ends, by a close frame where there is one, with status 0: also
+/// after the quiet period, when only the long ones are left.
+#[test]
+fn given_work_that_outlives_the_grace_period_when_it_ends_then_it_is_cut_and_told_so() {
+    let app = lockkeeper::local::app::App::start(local(0)).unwrap();
+    let mut queue = queue(app.addr().port()).env("LOCKKEEPER_SHUTDOWN_GRACE", "2s").start();
+    let http = queue.http();
+    let mut socket = Raw::plain(http);
+    socket.get(
+        "/ws",
+        "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: a\r\n",
+    );
+    assert_eq!(socket.head().unwrap().status(), 101);
+    let mut events = Raw::plain(http);
+    events.get("/sse?n=0&ms=100", "");
+    assert_eq!(events.head().unwrap().status(), 200);
+    let start = Instant::now();
+    queue.signal("TERM");
+    assert_eq!(socket.bytes(4), [0x88, 2, 0x03, 0xe9], "close frame 1001");
+    while let Some(chunk) = events.chunk() {
+        assert!(!chunk.is_empty(), "ended as if whole");
+    }
+    assert_eq!(queue.exit().code(), Some(0));
+    assert!(start.elapsed() >= Duration::from_millis(1500), "{:?}", start.elapsed());
+    assert!(queue.log.text().contains("Hijack connection drain failed"));
+}
+
 /// Holds an application's answers back until it is opened.
 #[derive(Clone, Default)]
 struct Gate(std::sync::Arc<(std::sync::Mutex<bool>, std::sync::Condvar)>);

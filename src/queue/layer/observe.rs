@@ -252,7 +252,11 @@ impl Watch for Facts {
                 tracing::warn!(cause = token, "a response that had begun was cut");
                 (StatusCode::INTERNAL_SERVER_ERROR.as_u16(), Some(token))
             }
-            End::CallerLeft => (Cause::CallerLeft.status().as_u16(), Some(Cause::CallerLeft.token())),
+            End::CallerLeft => {
+                let left = Cause::CallerLeft;
+                tracing::debug!(cause = left.token(), "the caller left in the middle of the response");
+                (left.status().as_u16(), Some(left.token()))
+            }
         };
         // Go counts an upgraded connection as 200 at its end.
         let status = if status == 101 { 200 } else { status };
