@@ -23,7 +23,7 @@ pub(crate) fn bench(c: &mut Criterion) {
         remote_addr: ([10, 1, 2, 4], 51234).into(),
         content_length: 0,
         headers,
-        tls: true,
+        tls: None,
         code: 200,
         size: 1234,
         latency: Duration::from_micros(1834),

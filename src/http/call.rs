@@ -11,6 +11,7 @@ use super::body::Watches;
 use super::lines::Head;
 use super::stream::Interim;
 use super::tunnel::Ready;
+use crate::telemetry::request_log::TlsFacts;
 use crate::telemetry::trace::RequestTrace;
 use crate::worker::PortId;
 
@@ -24,6 +25,8 @@ pub struct Connection {
     pub tls: bool,
     /// The listener it came in by.
     pub port: PortId,
+    /// What the handshake came to; nothing before its end and over plaintext.
+    pub negotiated: OnceCell<TlsFacts>,
     /// Whether the connection speaks HTTP/2.
     pub h2: Cell<bool>,
     /// Requests' heads as they come in (HTTP/1.1 only).
@@ -49,6 +52,7 @@ impl Connection {
             peer_ip: HeaderValue::try_from(ip).unwrap_or(HeaderValue::from_static("unknown")),
             tls,
             port,
+            negotiated: OnceCell::new(),
             h2: Cell::new(false),
             head: Head::default(),
             server_name: OnceCell::new(),

@@ -22,6 +22,7 @@ use super::lines::{self, Lines};
 use super::stream::{Socket, Stream};
 use super::upstream::LocalExecutor;
 use super::{Request, Response, headers, limits, tunnel};
+use crate::telemetry::request_log::TlsFacts;
 
 /// The first bytes of HTTP/2 with prior knowledge (RFC 9113 section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -281,6 +282,7 @@ where
                 match Box::pin(tokio_rustls::TlsAcceptor::from(config).accept(socket)).await {
                     Ok(stream) => {
                         self.told.handshake(stream.get_ref().1);
+                        let _ = info.negotiated.set(negotiated(stream.get_ref().1));
                         Socket::Tls(Box::new(stream))
                     }
                     Err(error) => {
@@ -326,6 +328,22 @@ async fn looks_like_http(socket: &TcpStream) -> bool {
     let mut first = [0; 5];
     let known: [&[u8]; 5] = [b"GET /", b"HEAD ", b"POST ", b"PUT /", b"OPTIO"];
     socket.peek(&mut first).await.is_ok_and(|n| known.contains(&first.get(..n).unwrap_or_default()))
+}
+
+/// What the request log may name of a handshake.
+fn negotiated(tls: &rustls::ServerConnection) -> TlsFacts {
+    TlsFacts {
+        version: tls.protocol_version().map_or(0, u16::from),
+        resumed: tls.handshake_kind() == Some(rustls::HandshakeKind::Resumed),
+        cipher_suite: tls.negotiated_cipher_suite().map_or(0, |suite| suite.suite().into()),
+        group: tls.negotiated_key_exchange_group().map_or(0, |group| group.name().into()),
+        protocol: match tls.alpn_protocol() {
+            Some(b"h2") => "h2",
+            Some(b"http/1.1") => "http/1.1",
+            _ => "",
+        },
+        server_name: tls.server_name().unwrap_or_default().into(),
+    }
 }
 
 /// Plain HTTP on a TLS port gets the answer of Go's server, not just a closed connection.

@@ -1,7 +1,10 @@
 //! Section 8: statistics for the autoscaler, Prometheus, the request log, OTLP.
+use lockkeeper::local::client::{Connection, Protocol};
+
 use crate::support::app::{App, ok, response};
 use crate::support::binary::{Stream, queue};
-use crate::support::client::{Raw, get};
+use crate::support::client::{Raw, get, local, run};
+use crate::support::pki::Pki;
 use crate::support::scrape::{Sample, observed, prometheus, stat, sum};
 use crate::support::wait::{eventually, eventually_some};
 
@@ -143,6 +146,22 @@ fn given_a_template_of_its_own_when_a_request_ends_then_it_is_filled() {
     let mut queue = queue(app.port()).env("OBSERVABILITY_CONFIG", config).start();
     get(queue.http(), "/", "X-A: a\r\ntraceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\n");
     assert_eq!(queue.logs("LINE "), "LINE a hello-00001 200 0af7651916cd43dd8448eb211c80319c");
+}
+
+/// 8.4: what Knative's own test of system-internal TLS looks for in the log.
+#[test]
+fn given_a_template_that_names_tls_when_requests_end_then_it_tells_how_they_came_in() {
+    let (app, pki) = (App::ok(), Pki::new());
+    let config = serde_json::json!({"enableRequestLog": true, "requestLogTemplate": "TLS: {{.Request.TLS}}"});
+    let mut queue = queue(app.port()).certs(pki.dir()).env("OBSERVABILITY_CONFIG", config).start();
+    get(queue.http(), "/", "");
+    assert_eq!(queue.logs("TLS: "), "TLS: <nil>");
+    let port = queue.tls();
+    let trust = pki.trust();
+    run(async { Connection::open(local(port), Some(&trust), Protocol::Http2).await?.get("a", "/").await }).unwrap();
+    let line = queue.logs("TLS: {");
+    assert!(line.starts_with("TLS: {772 true false "), "{line}");
+    assert!(line.contains(" h2 true "), "{line}");
 }
 
 /// 8.5: metrics are pushed to a collector, in protobuf, to the default path.

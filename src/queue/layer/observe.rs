@@ -196,7 +196,7 @@ impl Facts {
                     remote_addr: self.call.connection.peer,
                     content_length: length.unwrap_or(none),
                     headers: &logged.headers,
-                    tls: self.call.connection.tls,
+                    tls: self.call.connection.negotiated.get(),
                     code: status,
                     size: self.sent,
                     latency: elapsed,

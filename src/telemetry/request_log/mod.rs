@@ -14,6 +14,7 @@ mod lex;
 mod parse;
 mod printf;
 mod render;
+mod tls;
 mod value;
 
 use std::fmt;
@@ -23,6 +24,7 @@ use std::time::Duration;
 use http::{HeaderMap, Method, Version};
 
 use parse::Program;
+pub use tls::TlsFacts;
 
 /// A compiled template.
 #[derive(Debug)]
@@ -81,8 +83,8 @@ pub struct Record<'a> {
     pub content_length: i64,
     /// Headers as received, before any change.
     pub headers: &'a HeaderMap,
-    /// Whether it came in over TLS.
-    pub tls: bool,
+    /// What its connection negotiated; nothing over plaintext.
+    pub tls: Option<&'a TlsFacts>,
     /// Status.
     pub code: u16,
     /// Bytes of the response's body.

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use super::TemplateError;
 use super::lex::{self, Kind, Piece, Token};
+use super::tls::TlsField;
 use super::value::Field;
 
 /// A compiled template.
@@ -35,6 +36,8 @@ pub(super) enum Expr {
     Float(f64),
     Bool(bool),
     Field(Field),
+    /// A line fails that asks it of plaintext, as in Go.
+    TlsField(TlsField),
     /// First line of a header, or "".
     HeaderGet(Arc<Expr>),
     /// All lines of a header.
@@ -177,9 +180,6 @@ impl Parser<'_> {
         let at = tokens.first().map_or(0, |token| token.at);
         let term = self.whole_pipeline(tokens)?;
         let (expr, _) = self.value(term, at)?;
-        if *expr == Expr::Field(Field::Tls) {
-            return Err(self.error(at, ".Request.TLS can be asked for, not printed"));
-        }
         self.program.ops.push(Op::Print(expr));
         Ok(())
     }
@@ -423,6 +423,12 @@ impl Parser<'_> {
                     "Values" => Term::HeaderMethod(true),
                     name => Term::Value(Arc::new(Expr::HeaderMember(name.to_owned())), 1),
                 });
+            }
+            Term::Value(expr, _)
+                if **expr == Expr::Field(Field::Tls)
+                    && let Some(field) = TlsField::named(name) =>
+            {
+                return Ok(Term::Value(Arc::new(Expr::TlsField(field)), 1));
             }
             _ => return Err(self.error(at, format!("can't evaluate field {name}"))),
         };

@@ -90,7 +90,7 @@ fn one(verb: u8, precision: Option<usize>, argument: &Value<'_>) -> Vec<u8> {
             let text = String::from_utf8_lossy(text);
             out.extend(text.chars().take(precision.unwrap_or(usize::MAX)).collect::<String>().into_bytes());
         }
-        (b's', Value::List(_) | Value::Header(_)) => argument.print(&mut out),
+        (b's', Value::List(_) | Value::Header(_) | Value::Tls(_)) => argument.print(&mut out),
         (b'q', Value::Text(text)) => json::quote(&mut out, &String::from_utf8_lossy(text)),
         (b'd', Value::Int(n)) => drop(write!(out, "{n}")),
         (b'x', Value::Int(n)) => drop(write!(out, "{}{:x}", if *n < 0 { "-" } else { "" }, n.unsigned_abs())),
@@ -123,6 +123,7 @@ fn kind(value: &Value<'_>) -> &'static str {
         Value::Bool(_) => "bool",
         Value::List(_) => "[]string",
         Value::Header(_) => "http.Header",
+        Value::Tls(_) => "*tls.ConnectionState",
         Value::Absent => "<nil>",
     }
 }

@@ -62,6 +62,7 @@ fn eval<'a>(expr: &'a Expr, record: &Record<'a>) -> Result<Value<'a>, Failed> {
         Expr::Float(n) => Value::Float(*n),
         Expr::Bool(b) => Value::Bool(*b),
         Expr::Field(field) => field.value(record),
+        Expr::TlsField(field) => field.value(record.tls.ok_or(Failed)?),
         Expr::HeaderMember(name) => match lines(record.headers, name.as_bytes()) {
             lines if lines.is_empty() => Value::Absent,
             lines => Value::List(lines),

@@ -30,7 +30,7 @@ impl Fixture {
             remote_addr: "127.0.0.1:44876".parse().unwrap(),
             content_length: 0,
             headers: &self.headers,
-            tls: false,
+            tls: None,
             code: 200,
             size: 250,
             latency: Duration::from_nanos(808_099),
@@ -95,11 +95,40 @@ fn when_templates_use_what_logs_use_then_they_print_what_go_prints() {
         ("{{print 1 2 \"x\" 3}}", "1 2x3"),
         ("{{.Request.URL}} {{.Request.URL.Path}} {{.Request.URL.RawQuery}}", "/echo?x=1 /echo x=1"),
         ("{{if .Request.TLS}}tls{{else}}plain{{end}}", "plain"),
+        ("TLS: {{.Request.TLS}}", "TLS: <nil>"),
         ("{{`raw \\n`}}{{\"\\t\\u0041\"}}", "raw \\n\tA"),
         ("{{or .Revision.Service .Revision.Name}}", "hello-00001"),
     ] {
         assert_eq!(render(template), expected, "{template}");
     }
+}
+
+#[test]
+fn given_a_connection_over_tls_when_a_template_names_it_then_go_s_struct_is_printed() {
+    let facts = TlsFacts {
+        version: 0x304,
+        resumed: true,
+        cipher_suite: 0x1301,
+        group: 29,
+        protocol: "h2",
+        server_name: "kn-user-default".into(),
+    };
+    let fixture = fixture();
+    for (template, expected) in [
+        ("{{.Request.TLS}}", "{772 true true 4865 X25519 h2 true kn-user-default [] [] [] [] [] false}"),
+        ("{{if .Request.TLS}}tls{{end}}", "tls"),
+        (
+            "{{with .Request.TLS}}{{.ServerName}} {{.NegotiatedProtocol}} {{.DidResume}}{{end}}",
+            "kn-user-default h2 true",
+        ),
+        ("{{printf \"%x %x\" .Request.TLS.Version .Request.TLS.CipherSuite}}", "304 1301"),
+        ("{{$t := .Request.TLS}}{{$t.HandshakeComplete}}", "true"),
+    ] {
+        let mut out = Vec::new();
+        Template::parse(template).unwrap().render(&Record { tls: Some(&facts), ..fixture.record() }, &mut out);
+        assert_eq!(String::from_utf8(out).unwrap(), format!("{expected}\n"), "{template}");
+    }
+    assert!(render("{{.Request.TLS.Version}}").starts_with("Invalid request log template: "));
 }
 
 #[test]
@@ -112,7 +141,7 @@ fn when_a_template_is_not_understood_then_the_error_names_the_column() {
         ("{{end}}", 1, 3),
         ("{{.Request", 1, 3),
         ("{{.Request}}", 1, 3),
-        ("{{.Request.TLS}}", 1, 3),
+        ("{{.Request.TLS.Nope}}", 1, 15),
         ("{{js}}", 1, 3),
         ("{{.Response.Code 1}}", 1, 3),
         ("{{.Request.Header.Get}}", 1, 3),

@@ -7,6 +7,7 @@ use http::header::{REFERER, USER_AGENT};
 use http::{HeaderMap, HeaderName, Version};
 
 use super::Record;
+use super::tls::{self, TlsFacts};
 use crate::telemetry::go_format;
 use crate::telemetry::observability::percent_decode;
 
@@ -39,7 +40,7 @@ pub(super) enum Field {
     TraceId,
     /// A map from names to lists of texts.
     Header,
-    /// Something or nothing; can be asked for, not printed.
+    /// What was negotiated, or nothing over plaintext.
     Tls,
 }
 
@@ -53,6 +54,7 @@ pub(super) enum Value<'a> {
     /// The lines of one header.
     List(Vec<&'a [u8]>),
     Header(&'a HeaderMap),
+    Tls(Option<&'a TlsFacts>),
     /// A member that a map has not.
     Absent,
 }
@@ -95,7 +97,7 @@ impl Field {
             Self::RevisionPodIp => text(&revision.pod_ip),
             Self::TraceId => text(record.trace_id),
             Self::Header => Value::Header(record.headers),
-            Self::Tls => Value::Bool(record.tls),
+            Self::Tls => Value::Tls(record.tls),
         }
     }
 
@@ -117,6 +119,7 @@ impl<'a> Value<'a> {
             Self::Bool(b) => drop(write!(out, "{b}")),
             Self::List(list) => print_list(list, out),
             Self::Header(headers) => print_map(headers, out),
+            Self::Tls(facts) => tls::print(*facts, out),
             Self::Absent => out.extend_from_slice(b"<no value>"),
         }
     }
@@ -130,6 +133,7 @@ impl<'a> Value<'a> {
             Self::Bool(b) => *b,
             Self::List(list) => !list.is_empty(),
             Self::Header(headers) => !headers.is_empty(),
+            Self::Tls(facts) => facts.is_some(),
             Self::Absent => false,
         }
     }
