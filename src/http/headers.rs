@@ -89,6 +89,7 @@ pub fn accepts_trailers(headers: &HeaderMap) -> bool {
 }
 
 /// Removes what concerns one connection only: `Connection`, every header that any of its lines names, and the fixed list.
+/// `Trailer` stays: it announces what comes behind the body, which passes as well.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap, has: Has) {
     if has.any(Has::CONNECTION)
         && let Some(first) = headers.get(header::CONNECTION)
@@ -108,7 +109,7 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap, has: Has) {
         }
         headers.remove(header::CONNECTION);
     }
-    if !has.any(Has::HOP | Has::TE | Has::TRAILER) {
+    if !has.any(Has::HOP | Has::TE) {
         return;
     }
     for name in [
@@ -117,7 +118,6 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap, has: Has) {
         header::PROXY_AUTHENTICATE,
         header::PROXY_AUTHORIZATION,
         header::TE,
-        header::TRAILER,
         header::TRANSFER_ENCODING,
         header::UPGRADE,
     ] {

@@ -132,6 +132,9 @@ impl Prepared {
         let upgrade = if h2 || !has.any(Has::CONNECTION) { None } else { headers::upgrade(&head.headers) };
         let trailers = has.any(Has::TE) && headers::accepts_trailers(&head.headers);
         headers::strip_hop_by_hop(&mut head.headers, has);
+        if ended && has.any(Has::TRAILER) {
+            head.headers.remove(header::TRAILER);
+        }
         if trailers {
             head.headers.insert(header::TE, HeaderValue::from_static("trailers"));
         }
@@ -268,13 +271,9 @@ impl Hop {
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
             return switch(head, self.upgrade.as_ref());
         }
-        // hyper sends the trailers that `Trailer` announces; the header describes this hop's framing, and ours is alike.
+        // hyper sends the trailers that `Trailer` announces.
         let has = Has::of(&head.headers);
-        let announced = if has.any(Has::TRAILER) { head.headers.remove(header::TRAILER) } else { None };
         headers::strip_hop_by_hop(&mut head.headers, has);
-        if let Some(announced) = announced {
-            head.headers.insert(header::TRAILER, announced);
-        }
         Ok(Response::from_parts(head, Body::leased(incoming, lease)))
     }
 

@@ -98,3 +98,19 @@ fn given_ipv6_when_asked_on_it_then_it_answers() {
     let mut queue = queue(app.port()).start();
     assert!(std::net::TcpStream::connect(("::1", queue.http())).is_ok());
 }
+
+/// 2: a connection on which no whole header comes is closed; one that was answered once stays open.
+#[test]
+fn given_a_limit_for_headers_when_none_comes_then_the_connection_is_closed() {
+    let app = App::ok();
+    let mut queue = queue(app.port()).env("LOCKKEEPER_HEADER_READ_TIMEOUT", "300ms").start();
+    let http = queue.http();
+    let mut served = Raw::plain(http);
+    served.get("/", "").reply();
+    for bytes in ["", "GET / HTTP/1.1\r\nHost: a\r\n"] {
+        let mut client = Raw::plain(http);
+        client.send(bytes);
+        assert!(client.closes(), "{bytes:?}");
+    }
+    assert_eq!(served.get("/", "").reply().status(), 200);
+}

@@ -4,10 +4,12 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use lockkeeper::local::client::{Connection, Outgoing, Protocol};
+use rustls::version::TLS13;
 
 use crate::support::app::App;
 use crate::support::binary::queue;
 use crate::support::client::{Raw, get, local, run};
+use crate::support::pki::{NAME, Pki};
 use crate::support::wait::eventually;
 
 /// 11, Q1: nothing in flight and no quiet period: gone at once, status 0.
@@ -129,6 +131,29 @@ fn given_an_open_websocket_when_terminated_then_it_lives_on_until_closed() {
     }
     assert!(queue.poll().is_none(), "the WebSocket is in flight");
     client.send([0x88, 0x80, 0, 0, 0, 0]);
+    assert_eq!(queue.exit().code(), Some(0));
+}
+
+/// Q1: at the end of the grace period a WebSocket is cut, and told so: close frame 1001, in plaintext and over TLS.
+#[test]
+fn given_open_websockets_when_the_grace_period_ends_then_each_gets_close_frame_1001() {
+    const UPGRADE: &str =
+        "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: a\r\n";
+    let (app, pki) = (lockkeeper::local::app::App::start(local(0)).unwrap(), Pki::new());
+    let mut queue = queue(app.addr().port()).certs(pki.dir()).env("LOCKKEEPER_SHUTDOWN_GRACE", "1s").start();
+    let plain = Raw::plain(queue.http());
+    let tls = Raw::tls(queue.tls(), pki.client(&[&TLS13], &["http/1.1"]), NAME);
+    let mut clients = [plain, tls];
+    for client in &mut clients {
+        client.get("/ws", UPGRADE);
+        assert_eq!(client.head().unwrap().status(), 101);
+    }
+    let start = Instant::now();
+    queue.signal("TERM");
+    for client in &mut clients {
+        assert_eq!(client.bytes(4), [0x88, 2, 0x03, 0xe9], "close frame with 1001");
+    }
+    assert!(start.elapsed() >= Duration::from_millis(500), "{:?}", start.elapsed());
     assert_eq!(queue.exit().code(), Some(0));
 }
 

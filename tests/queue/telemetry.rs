@@ -164,6 +164,25 @@ fn given_a_template_that_names_tls_when_requests_end_then_it_tells_how_they_came
     assert!(line.contains(" h2 true "), "{line}");
 }
 
+/// O4: a template that cannot be used is named at the start, with line and column; there is no log, and no harm.
+#[test]
+fn given_a_template_that_is_none_when_started_then_the_log_names_the_place() {
+    let app = App::ok();
+    for (template, place) in
+        [("a {{.Request.Nope}}", ":1:"), ("a\nbb {{.Response.Code", ":2:"), ("{{exec \"x\"}}", ":1:")]
+    {
+        let config = serde_json::json!({ "enableRequestLog": true, "requestLogTemplate": template });
+        let mut queue = queue(app.port()).env("OBSERVABILITY_CONFIG", config).start();
+        let line = queue.logs("Error setting up request logger. Request logs will be unavailable.");
+        let error = serde_json::from_str::<serde_json::Value>(&line).unwrap()["error"].as_str().unwrap().to_owned();
+        let (_, rest) = error.split_once(place).unwrap_or_else(|| panic!("{error}"));
+        let column: usize = rest.split(':').next().unwrap().parse().unwrap_or_else(|_| panic!("{error}"));
+        assert!((1..template.len()).contains(&column), "{error}");
+        assert_eq!(get(queue.http(), "/", "").status(), 200);
+        assert!(queue.log.of(Stream::Stdout).is_empty(), "{template}");
+    }
+}
+
 /// 8.5: metrics are pushed to a collector, in protobuf, to the default path.
 #[test]
 fn given_an_otlp_endpoint_when_metrics_are_due_then_the_collector_gets_them() {

@@ -3,6 +3,7 @@ pub mod apiserver;
 pub mod app;
 pub mod binary;
 pub mod client;
+pub mod collector;
 pub mod h2;
 pub mod message;
 pub mod objects;
