@@ -1,6 +1,7 @@
 //! The command line.
 
 pub mod certs;
+pub mod gateway;
 pub mod local;
 pub mod queue;
 
@@ -20,6 +21,8 @@ pub struct Cli {
 enum Command {
     /// The sidecar in each revision's pod, in place of Knative's queue-proxy (what runs without a command).
     Queue(queue::Command),
+    /// The ingress, in place of net-kourier's controller and its Envoy.
+    Gateway(gateway::Command),
     Local(local::Command),
     /// Mint, show and check certificates.
     Certs(certs::Command),
@@ -31,6 +34,7 @@ pub fn run() -> ExitCode {
     // Knative's controller sets the sidecar's image and never its arguments.
     match Cli::parse().command.unwrap_or(Command::Queue(queue::Command {})) {
         Command::Queue(command) => command.run(),
+        Command::Gateway(command) => command.run(),
         Command::Local(command) => command.run(),
         Command::Certs(command) => command.run(),
     }

@@ -54,4 +54,17 @@ impl Kind {
             _ => ports.probe_https,
         }
     }
+
+    /// Says which port it really listens on.
+    pub fn set_port(self, ports: &mut Ports, port: u16) {
+        let place = match self.id {
+            0 => &mut ports.http,
+            1 => &mut ports.https,
+            2 => &mut ports.internal_http,
+            3 => &mut ports.internal_https,
+            4 => &mut ports.probe_http,
+            _ => &mut ports.probe_https,
+        };
+        *place = port;
+    }
 }

@@ -13,8 +13,8 @@ use rustls::{ServerConfig, SupportedProtocolVersion};
 use crate::tls::client_auth::ClientAuth;
 use crate::tls::error::{Error, Reason};
 use crate::tls::policy::Policy;
+use crate::tls::provider;
 use crate::tls::resume::Tickets;
-use crate::tls::{identity, provider};
 
 /// HTTP/2 and HTTP/1.1, the first one preferred: what the data plane's TLS ports speak (contract, section 2).
 pub const ALPN_HTTP: &[&[u8]] = &[b"h2", b"http/1.1"];
@@ -22,7 +22,9 @@ pub const ALPN_HTTP: &[&[u8]] = &[b"h2", b"http/1.1"];
 /// HTTP/1.1 alone, for ports that speak nothing else.
 pub const ALPN_HTTP1: &[&[u8]] = &[b"http/1.1"];
 
-/// A server's configuration under `policy` that shows the identity in `identity`, whatever name the caller asks for.
+/// A server's configuration under `policy` that shows what `certificates` has for the name that the caller asks for: an
+/// [`identity::Store`](crate::tls::identity::Store) has the same for all, a [`Resolver`](crate::tls::resolver::Resolver)
+/// one for each.
 ///
 /// `alpn` is in the order of preference; a caller that offers protocols, but none of these, is refused, one that offers
 /// none is served. While the store is empty, and under a policy that can't be satisfied, every handshake fails.
@@ -31,12 +33,12 @@ pub const ALPN_HTTP1: &[&[u8]] = &[b"http/1.1"];
 /// rustls refuses the policy.
 pub fn config(
     policy: &Policy,
-    identity: Arc<identity::Store>,
+    certificates: Arc<dyn ResolvesServerCert>,
     client_auth: &ClientAuth,
     alpn: &[&[u8]],
 ) -> Result<Arc<ServerConfig>, Error> {
     let resolver: Arc<dyn ResolvesServerCert> = match policy.is_satisfiable() {
-        true => identity,
+        true => certificates,
         false => {
             tracing::warn!("The highest TLS version allowed is below the lowest one: every handshake will fail");
             Arc::new(Nothing)

@@ -4,6 +4,9 @@
 //! true. Source: `networking/pkg/apis/networking/v1alpha1/ingress_lifecycle.go`, net-kourier's
 //! `pkg/reconciler/ingress/ingress.go`.
 
+pub mod probe;
+pub mod report;
+
 use serde::{Deserialize, Serialize};
 
 /// The status of an object.

@@ -1,0 +1,88 @@
+//! The gateway's admin port: health, metrics, and what is in force.
+//!
+//! | path | answer |
+//! |---|---|
+//! | `/ready` | 200 once everything was read and until the process leaves, else 503 |
+//! | `/live` | 200 |
+//! | `/stats/prometheus`, `/metrics` | metrics |
+use std::borrow::Cow;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use http::{HeaderValue, StatusCode, header};
+
+use super::edge::observe::Counts;
+use super::live::Live;
+use crate::control::listener::{Handler, Response};
+use crate::http::body::Body;
+use crate::lifecycle::drain::Drain;
+use crate::telemetry::registry::{self, Family, Kind, Label, Point, Value};
+
+/// The admin server.
+#[must_use]
+pub fn handler(live: Arc<Live>, counts: Arc<Counts>, drain: Arc<Drain>) -> Handler {
+    Rc::new(move |request, _| {
+        let response = match request.uri().path() {
+            "/ready" if live.is_ready() => text(StatusCode::OK, "ready\n"),
+            "/ready" => text(StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
+            "/live" => text(StatusCode::OK, "live\n"),
+            "/stats/prometheus" | "/metrics" => {
+                let mut response = text(StatusCode::OK, registry::encode(families(&live, &counts, &drain)));
+                let kind = HeaderValue::from_static(registry::CONTENT_TYPE);
+                response.headers_mut().insert(header::CONTENT_TYPE, kind);
+                response
+            }
+            _ => text(StatusCode::NOT_FOUND, "404 page not found\n"),
+        };
+        Box::pin(std::future::ready(response))
+    })
+}
+
+fn text(status: StatusCode, text: impl Into<Bytes>) -> Response {
+    let mut response = Response::new(Body::full(text.into()));
+    *response.status_mut() = status;
+    let kind = HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    response
+}
+
+fn families(live: &Live, counts: &Counts, drain: &Drain) -> Vec<Family> {
+    let family = |name, help, kind, points| Family { otel_name: "", unit: "", name, help, kind, scope: None, points };
+    let number = |value: f64| vec![Point { labels: Vec::new(), value: Value::Number(value) }];
+    let classes = counts.by_class.iter().enumerate().map(|(class, count)| {
+        let class = if class == 0 { Cow::Borrowed("none") } else { Cow::Owned(format!("{class}xx")) };
+        Point {
+            labels: vec![(Cow::Borrowed("response_code_class"), Label::Text(class))],
+            value: Value::Number(count.load(Ordering::Relaxed) as f64),
+        }
+    });
+    vec![
+        family("lockkeeper_gateway_requests_total", "Requests that were answered.", Kind::Counter, classes.collect()),
+        family(
+            "lockkeeper_gateway_requests_active",
+            "Requests under way.",
+            Kind::Gauge,
+            number(drain.in_flight() as f64),
+        ),
+        family(
+            "lockkeeper_gateway_hosts",
+            "Hosts that have routes.",
+            Kind::Gauge,
+            number(live.routes.load().len() as f64),
+        ),
+        family(
+            "lockkeeper_gateway_certificate_names",
+            "Names with a certificate, external and cluster-local.",
+            Kind::Gauge,
+            number((live.external.names().len() + live.internal.names().len()) as f64),
+        ),
+        family(
+            "lockkeeper_gateway_ready",
+            "Whether this replica is ready.",
+            Kind::Gauge,
+            number(f64::from(live.is_ready())),
+        ),
+    ]
+}

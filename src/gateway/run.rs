@@ -1,0 +1,399 @@
+//! Starting the gateway: settings, objects, listeners, workers, and leaving.
+use std::fmt::Display;
+use std::io;
+use std::net::IpAddr;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::ServerConfig;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::LocalSet;
+
+use super::admin;
+use super::config::{Config, Ports};
+use super::control::Control;
+use super::edge::observe::Counts;
+use super::kourier::{self, Kourier};
+use super::listeners::{self, Kind};
+use super::live::Live;
+use super::serve::{self, Shared};
+use super::status::LoadBalancer;
+use super::status::probe::{Prober, Replicas};
+use super::status::report::{Reporter, Sink};
+use crate::config::env::Env;
+use crate::control::listener;
+use crate::http::server::Order;
+use crate::http::upstream::Limits;
+use crate::http::{limits, pools};
+use crate::knative::certificates::Certificates;
+use crate::knative::config_map;
+use crate::knative::network::{self, Network};
+use crate::kube::Source;
+use crate::kube::source::Flags;
+use crate::lifecycle::drain::Drain;
+use crate::telemetry::log;
+use crate::tls::client::Connector;
+use crate::tls::client_auth::ClientAuth;
+use crate::tls::policy::Policy;
+use crate::tls::{identity, provider, server, trust};
+use crate::worker::{Listener, Workers, cpu};
+
+/// Idle HTTP/1.1 connections of a worker to one upstream.
+const IDLE_PER_UPSTREAM: usize = 100;
+/// Idle HTTP/1.1 connections of a worker to all upstreams.
+const IDLE: usize = 1000;
+/// Longest time for TCP to connect: Kourier's `connectTimeout` is 5 s, which a dead address among live ones would cost.
+const CONNECT: Duration = Duration::from_secs(2);
+/// Longest time for a TLS handshake.
+const HANDSHAKE: Duration = Duration::from_secs(5);
+/// How long the last log lines may take.
+const LAST_LINES: Duration = Duration::from_secs(1);
+/// How long the gateway waits for a ConfigMap before it goes on with the defaults.
+const SETTINGS_TIME: Duration = Duration::from_secs(60);
+
+/// Why the process gives up.
+struct Fatal(String);
+
+impl Fatal {
+    fn new(what: &str, why: impl Display) -> Self {
+        Self(format!("{what}: {why}"))
+    }
+}
+
+/// Runs the gateway until it is told to leave; the exit code is the process'.
+#[must_use]
+pub fn run(env: &dyn Env, flags: &Flags) -> ExitCode {
+    let config = match Config::from_env(env) {
+        Ok(config) => config,
+        Err(errors) => {
+            eprintln!("{errors}");
+            return ExitCode::from(errors.exit_code());
+        }
+    };
+    log::init("", "", "gateway", "", &config.pod);
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            log::fatal("The gateway can't start", &error);
+            return ExitCode::FAILURE;
+        }
+    };
+    let result = LocalSet::new().block_on(&runtime, start(config, env, flags));
+    let code = match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Fatal(why)) => {
+            log::fatal("The gateway can't start", &why);
+            ExitCode::FAILURE
+        }
+    };
+    log::flush(LAST_LINES);
+    code
+}
+
+async fn start(config: Config, env: &dyn Env, flags: &Flags) -> Result<(), Fatal> {
+    let source = Source::find(env, flags).map_err(|error| Fatal::new("no source of objects", error))?;
+    let (identity, trust) = (identity::Store::new(), trust::Store::new());
+    let policy = Policy::default();
+    let warm = policy.clone();
+    std::thread::spawn(move || provider::warm_up(&warm));
+    let connector = Arc::new(Connector::new(&policy, trust.clone()));
+    let own_name = format!("{}.{}.svc.{}", config.internal_service, config.gateway_namespace, config.cluster_domain);
+    let live = Live::new(connector, trust.clone(), own_name, config.never_redirect);
+
+    let workers = cpu::workers(cpu::Limits::of_this_process(), config.worker_threads);
+    let drain = Drain::new(workers);
+    let counts: Arc<Counts> = Arc::default();
+    let (order, order_seen) = watch::channel(None);
+    let (close, closed) = watch::channel(false);
+    let (stop, stopped) = watch::channel(false);
+    let tls_configs = |kourier: &Kourier| tls(kourier, &live);
+    let (tls_now, tls_seen) = watch::channel(tls_configs(&Kourier::default())?);
+    let shared = Arc::new(Shared {
+        live: live.clone(),
+        counts: counts.clone(),
+        pools: pools::Settings {
+            pool: Limits {
+                idle: IDLE_PER_UPSTREAM,
+                idle_time: limits::UPSTREAM_IDLE,
+                header_lines: limits::HEADER_LINES,
+            },
+            idle: IDLE,
+            connect: CONNECT,
+            handshake: HANDSHAKE,
+        },
+        http: crate::http::server::Settings::default(),
+        drain: drain.clone(),
+        order: order_seen,
+        tls: tls_seen,
+    });
+    let on_worker = {
+        let shared = shared.clone();
+        move |index| serve::on_worker(&shared, index)
+    };
+    let running = Workers::start(workers, on_worker).map_err(|error| Fatal::new("no workers", error))?;
+
+    // Liveness depends on nothing but this.
+    let admin = listener::bind(config.listen_address, config.ports.admin)
+        .map_err(|error| Fatal::new(&format!("admin port {}", config.ports.admin), error))?;
+    tracing::info!("Starting http server admin:{}", port(&admin));
+    let handler = admin::handler(live.clone(), counts, drain.clone());
+    tokio::task::spawn_local(listener::serve(admin, listener::Speaks::Plain, handler, stopped));
+
+    let serving = serving(&config, &source, &live, identity, trust, &running, &closed, tls_now);
+    let mut signals = Signals::new().map_err(|error| Fatal::new("signals", error))?;
+    tokio::select! {
+        result = serving => result?,
+        () = signals.received() => {}
+    }
+    tracing::info!("Received a signal: leaving within {:?}", config.drain_time);
+    tokio::task::spawn_local(async move {
+        signals.received().await;
+        std::process::exit(1);
+    });
+    leave(&config, &live, &drain, &order, &close, &running).await;
+    stop.send_replace(true);
+    tracing::info!("Shutdown complete, exiting...");
+    Ok(())
+}
+
+/// Opens the ports and follows objects and settings for ever.
+#[expect(clippy::too_many_arguments, reason = "the parts of one process, put together in one place")]
+async fn serving(
+    config: &Config,
+    source: &Source,
+    live: &Arc<Live>,
+    identity: Arc<identity::Store>,
+    trust: Arc<trust::Store>,
+    running: &Workers,
+    closed: &watch::Receiver<bool>,
+    tls_now: watch::Sender<(Arc<ServerConfig>, Arc<ServerConfig>)>,
+) -> Result<(), Fatal> {
+    source.check_version("v1.0.0").await.map_err(|error| Fatal::new("the API server", error))?;
+    let system = &config.system_namespace;
+    let network = settings(source, system, network::NAME, Network::parse).await;
+    let kourier = settings(source, system, kourier::NAME, Kourier::parse).await;
+    let certificates = Certificates::follow(source, system, identity, trust);
+    certificates.synced().await;
+    let addresses = match config.listen_address {
+        Some(address) => vec![Some(address)],
+        None if kourier.now.borrow().listen_addresses.is_empty() => vec![None],
+        None => kourier.now.borrow().listen_addresses.iter().copied().map(Some).collect(),
+    };
+    tls_now.send_replace(tls(&kourier.now.borrow(), live)?);
+    let mut ports = config.ports;
+    for kind in listeners::ALL {
+        for address in &addresses {
+            let bound = listen(kind, *address, kind.port(&ports), running, closed)
+                .map_err(|error| Fatal::new(&format!("{} port {}", kind.name, kind.port(&ports)), error))?;
+            kind.set_port(&mut ports, bound);
+        }
+    }
+    if let Some(directory) = &config.status_dir {
+        ports_file(directory, &ports).map_err(|error| Fatal::new(&directory.display().to_string(), error))?;
+    }
+    let replicas = Replicas::default();
+    let sink = match (source, &config.status_dir) {
+        (Source::Server(client), _) => Sink::Server(client.clone()),
+        (Source::Directory(_), Some(directory)) => Sink::Directory(directory.clone()),
+        (Source::Directory(_), None) => Sink::None,
+    };
+    let balancer = |name: &str| LoadBalancer::service(name, &config.gateway_namespace, &config.cluster_domain);
+    let balancers = (balancer(&config.external_service), balancer(&config.internal_service));
+    let reporter = Reporter::new(sink, Prober::new(replicas.clone(), ports), balancers);
+    let control = Control::new(
+        config.clone(),
+        source.clone(),
+        live.clone(),
+        reporter,
+        replicas,
+        network.now.clone(),
+        kourier.now.clone(),
+    );
+    tokio::select! {
+        () = control.run() => Ok(()),
+        result = follow_tls(kourier.now.clone(), live.clone(), tls_now) => result,
+    }
+}
+
+/// New cipher suites act on the next connection.
+async fn follow_tls(
+    mut kourier: watch::Receiver<Arc<Kourier>>,
+    live: Arc<Live>,
+    now: watch::Sender<(Arc<ServerConfig>, Arc<ServerConfig>)>,
+) -> Result<(), Fatal> {
+    let mut suites = kourier.borrow().cipher_suites.clone();
+    loop {
+        if kourier.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+        let next = kourier.borrow_and_update().clone();
+        if next.cipher_suites == suites {
+            continue;
+        }
+        match tls(&next, &live) {
+            Ok(configs) => {
+                suites.clone_from(&next.cipher_suites);
+                now.send_replace(configs);
+            }
+            Err(Fatal(why)) => tracing::error!("config-kourier: {why}; the previous cipher suites stay"),
+        }
+    }
+}
+
+/// A ConfigMap's settings, with those that are followed for as long as this lives.
+struct Followed<T> {
+    now: watch::Receiver<Arc<T>>,
+    _settings: Option<config_map::Settings<T>>,
+    /// Keeps the defaults' channel open.
+    _defaults: Option<watch::Sender<Arc<T>>>,
+}
+
+/// The settings of a ConfigMap, or the defaults if there is none that can be used. Never an obstacle to serving.
+async fn settings<T: Default + Send + Sync + 'static>(
+    source: &Source,
+    namespace: &str,
+    name: &'static str,
+    parse: fn(&std::collections::BTreeMap<String, String>) -> Result<T, config_map::Invalid>,
+) -> Followed<T> {
+    let started = config_map::Settings::start(source, namespace, name, parse);
+    let why = match tokio::time::timeout(SETTINGS_TIME, started).await {
+        Ok(Ok(settings)) => {
+            let now = settings.changes();
+            return Followed { now, _settings: Some(settings), _defaults: None };
+        }
+        Ok(Err(unusable)) => unusable.to_string(),
+        Err(_) => format!("no answer in {SETTINGS_TIME:?}"),
+    };
+    tracing::warn!("{name}: {why}: the defaults are used until the next start");
+    let (defaults, now) = watch::channel(Arc::new(T::default()));
+    Followed { now, _settings: None, _defaults: Some(defaults) }
+}
+
+/// TLS settings of the external and the internal ports.
+fn tls(kourier: &Kourier, live: &Live) -> Result<(Arc<ServerConfig>, Arc<ServerConfig>), Fatal> {
+    let suites: Vec<String> = kourier.cipher_suites.iter().map(|name| iana(name)).collect();
+    let policy = Policy::parse("", Some("1.2"), None, Some(&suites.join(",")), None)
+        .map_err(|error| Fatal::new("cipher-suites", error))?;
+    let config = |resolver: &Arc<crate::tls::resolver::Resolver>| {
+        server::config(&policy, resolver.clone(), &ClientAuth::Off, server::ALPN_HTTP)
+            .map_err(|error| Fatal::new("TLS settings", error))
+    };
+    Ok((config(&live.external)?, config(&live.internal)?))
+}
+
+/// OpenSSL's name of a cipher suite as IANA has it: `ECDHE-RSA-AES128-GCM-SHA256`.
+fn iana(name: &str) -> String {
+    let Some(rest) = name.strip_prefix("ECDHE-") else { return name.to_owned() };
+    let rest = rest.replace("AES128", "AES-128").replace("AES256", "AES-256").replace('-', "_");
+    let (kind, cipher) = rest.split_once('_').unwrap_or((&rest, ""));
+    let cipher = match cipher {
+        "CHACHA20_POLY1305" => "CHACHA20_POLY1305_SHA256",
+        other => other,
+    };
+    format!("TLS_ECDHE_{kind}_WITH_{cipher}")
+}
+
+fn listen(
+    kind: Kind,
+    address: Option<IpAddr>,
+    port_wanted: u16,
+    running: &Workers,
+    closed: &watch::Receiver<bool>,
+) -> io::Result<u16> {
+    let socket = listener::bind(address, port_wanted)?;
+    let bound = port(&socket);
+    tracing::info!("Starting {} server:{bound}", kind.name);
+    running.listen(Listener { socket, port: kind.id, stop: closed.clone() });
+    Ok(bound)
+}
+
+/// Tells whoever started this process with free ports which they are.
+fn ports_file(directory: &std::path::Path, ports: &Ports) -> io::Result<()> {
+    let text = serde_json::json!({
+        "http": ports.http,
+        "https": ports.https,
+        "internal_http": ports.internal_http,
+        "internal_https": ports.internal_https,
+        "probe_http": ports.probe_http,
+        "probe_https": ports.probe_https,
+    });
+    let fresh = directory.join("ports.tmp");
+    std::fs::write(&fresh, text.to_string())?;
+    std::fs::rename(fresh, directory.join("ports.json"))
+}
+
+fn port(socket: &std::net::TcpListener) -> u16 {
+    socket.local_addr().map_or(0, |address| address.port())
+}
+
+struct Signals {
+    term: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self { term: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn received(&mut self) {
+        tokio::select! { _ = self.term.recv() => {}, _ = self.interrupt.recv() => {} }
+    }
+}
+
+/// Readiness falls at once; for a while connections are still taken, since others learn late that this replica leaves;
+/// then what is in flight ends, and what has not by the end of the drain time is cut.
+async fn leave(
+    config: &Config,
+    live: &Live,
+    drain: &Arc<Drain>,
+    order: &watch::Sender<Option<Order>>,
+    close: &watch::Sender<bool>,
+    running: &Workers,
+) {
+    let end = tokio::time::Instant::now() + config.drain_time;
+    live.set_ready(false);
+    drain.set_draining(true);
+    order.send_replace(Some(Order::Announce));
+    tokio::time::sleep(config.drain_settle.min(config.drain_time)).await;
+    close.send_replace(true);
+    order.send_replace(Some(Order::Finish));
+    let finished = async {
+        loop {
+            let progress = drain.progress.notified();
+            if drain.in_flight() <= 0 {
+                return;
+            }
+            let _ = tokio::time::timeout(Duration::from_millis(100), progress).await;
+        }
+    };
+    if tokio::time::timeout_at(end, finished).await.is_err() {
+        tracing::warn!("The drain time is over: {} requests are cut", drain.in_flight());
+    }
+    order.send_replace(Some(Order::Leave));
+    let gone = async {
+        while running.connections() > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let _ = tokio::time::timeout(Duration::from_millis(200), gone).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn given_openssls_names_when_translated_then_they_are_ianas() {
+        for (name, expected) in [
+            ("ECDHE-ECDSA-AES128-GCM-SHA256", "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256"),
+            ("ECDHE-RSA-AES256-GCM-SHA384", "TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384"),
+            ("ECDHE-RSA-CHACHA20-POLY1305", "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256"),
+            ("TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256", "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256"),
+        ] {
+            assert_eq!(iana(name), expected);
+        }
+    }
+}
