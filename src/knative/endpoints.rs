@@ -161,3 +161,64 @@ impl Object for Endpoints {
         }))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn read(labels: Value, subsets: Value) -> Option<Endpoints> {
+        let object = json!({"metadata": {"name": "x", "namespace": "demo", "labels": labels}, "subsets": subsets});
+        Endpoints::shrink(serde_json::from_value(object).unwrap()).unwrap()
+    }
+
+    /// Contract of the activator, section 2: labels say what Endpoints are, not names.
+    #[test]
+    fn given_labels_then_only_endpoints_of_revisions_are_kept() {
+        let labels = |kind: &str, uid: bool, revision: bool| {
+            let mut labels = json!({LABEL_SERVICE_TYPE: kind});
+            if uid {
+                labels[LABEL_REVISION_UID] = "u".into();
+            }
+            if revision {
+                labels[LABEL_REVISION] = "r".into();
+            }
+            labels
+        };
+        let role = |labels| read(labels, json!(null)).map(|endpoints| endpoints.role);
+        assert_eq!(role(labels("Private", true, true)), Some(Role::Private));
+        assert_eq!(role(labels("Private", false, true)), None);
+        assert_eq!(role(labels("Private", true, false)), None);
+        assert_eq!(role(labels("Public", false, true)), Some(Role::Public));
+        assert_eq!(role(labels("Metrics", true, true)), None);
+        assert_eq!(role(json!(null)), None);
+    }
+
+    #[test]
+    fn given_subsets_then_addresses_have_the_port_of_the_protocol_sorted_and_once() {
+        let labels = json!({LABEL_SERVICE_TYPE: "Public", LABEL_REVISION: "r"});
+        let endpoints = read(
+            labels,
+            json!([
+                {"addresses": [{"ip": "10.0.0.9", "targetRef": {"kind": "Pod"}}, {"ip": "10.0.0.10"}],
+                 "notReadyAddresses": [{"ip": "fd00::1"}],
+                 "ports": [{"name": "http", "port": 8012}, {"name": "http-queueadm", "port": 8022}]},
+                {"addresses": [{"ip": "10.0.0.9"}, {"ip": "10.0.0.1"}], "ports": [{"name": "http", "port": 8012}]},
+                {"addresses": [{"ip": "10.0.0.3"}], "ports": [{"name": "http2", "port": 8013}]},
+                {"addresses": [{"ip": "10.0.0.4"}], "ports": null},
+            ]),
+        )
+        .unwrap();
+
+        assert_eq!(endpoints.revision.as_str(), "demo/r");
+        let destinations = endpoints.destinations(Protocol::Http1);
+        let ready: Vec<String> = destinations.ready.iter().map(ToString::to_string).collect();
+        assert_eq!(ready, ["10.0.0.1:8012", "10.0.0.9:8012", "10.0.0.10:8012"]);
+        assert_eq!(destinations.not_ready, ["[fd00::1]:8012".parse().unwrap()]);
+        assert_eq!(endpoints.destinations(Protocol::H2c).ready, ["10.0.0.3:8013".parse().unwrap()]);
+        // The order of text, in which activators count themselves.
+        assert_eq!(endpoints.ready_addresses(Protocol::Http1), ["10.0.0.1", "10.0.0.10", "10.0.0.9"]);
+    }
+}

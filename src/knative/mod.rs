@@ -3,6 +3,8 @@ pub mod certificates;
 pub mod cluster_domain;
 pub mod config_map;
 pub mod endpoints;
+#[cfg(test)]
+mod footprint;
 pub mod ingress;
 pub mod logging;
 pub mod names;

@@ -151,3 +151,86 @@ fn seconds(field: &str, value: i64) -> Result<Duration, String> {
     let value = u64::try_from(value).map_err(|_| format!("spec.{field}: {value}: expected seconds from 0"))?;
     Ok(Duration::from_secs(value))
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn read(spec: Value) -> Result<Revision, String> {
+        let object = json!({"metadata": {"name": "r", "namespace": "n", "labels": null}, "spec": spec});
+        let wire: Wire = serde_json::from_value(object).map_err(|error| error.to_string())?;
+        Revision::shrink(wire).map(Option::unwrap)
+    }
+
+    /// As `kubectl get revision -o json` gives it.
+    #[test]
+    fn given_a_revision_of_a_cluster_then_what_counts_is_read() {
+        let object = r#"{"apiVersion":"serving.knative.dev/v1","kind":"Revision","metadata":{
+            "annotations":{"autoscaling.knative.dev/target":"10","features.knative.dev/http-full-duplex":"enabled"},
+            "creationTimestamp":"2026-11-24T10:00:00Z","generation":1,
+            "labels":{"serving.knative.dev/configuration":"hello-config","serving.knative.dev/service":"hello"},
+            "name":"hello-00001","namespace":"default","ownerReferences":[{"kind":"Configuration","name":"hello"}],
+            "resourceVersion":"2000","uid":"b4b1b2ea-9d1c-4c7e-8d24-4f1cf1f4b0d2"},
+            "spec":{"containerConcurrency":10,"containers":[{"image":"x","name":"user-container",
+            "ports":[{"containerPort":8080,"name":"h2c","protocol":"TCP"}],
+            "readinessProbe":{"successThreshold":1,"tcpSocket":{"port":0}},"resources":{}}],
+            "enableServiceLinks":false,"responseStartTimeoutSeconds":5,"idleTimeoutSeconds":6,"timeoutSeconds":300},
+            "status":{"actualReplicas":0,"conditions":[{"type":"Ready","status":"True"}]}}"#;
+        let wire: Wire = serde_json::from_str(object).unwrap();
+
+        let expected = Revision {
+            container_concurrency: 10,
+            timeout: Some(Duration::from_secs(300)),
+            response_start_timeout: Duration::from_secs(5),
+            idle_timeout: Duration::from_secs(6),
+            protocol: Protocol::H2c,
+            service: "hello".into(),
+            configuration: "hello-config".into(),
+            full_duplex: true,
+            ready_by_probe: true,
+        };
+        assert_eq!(Revision::shrink(wire), Ok(Some(expected)));
+    }
+
+    /// `getOrCreateRevisionWatcher`: what the queue's probe does not cover waits for the kubelet.
+    #[test]
+    fn given_probes_of_containers_then_some_forbid_to_trust_the_queue_alone() {
+        let port = json!([{"containerPort": 8080}]);
+        let exec = json!({"exec": {"command": ["x"]}});
+        let http = json!({"httpGet": {"path": "/"}});
+        for (containers, expected) in [
+            (json!([{"readinessProbe": http}]), true),
+            (json!([{}]), true),
+            (json!([{"readinessProbe": exec}]), false),
+            (json!([{"startupProbe": http}]), false),
+            (json!([{"ports": port}, {"readinessProbe": exec}]), true),
+            (json!([{"startupProbe": http}, {"ports": port}]), false),
+            (json!([{"ports": port, "readinessProbe": exec}, {}]), false),
+            (json!([]), true),
+        ] {
+            let revision = read(json!({ "containers": containers })).unwrap();
+            assert_eq!(revision.ready_by_probe, expected, "{containers}");
+        }
+    }
+
+    #[test]
+    fn given_several_containers_then_the_one_with_ports_says_the_protocol() {
+        let read = |containers| read(json!({ "containers": containers })).unwrap().protocol;
+        assert_eq!(read(json!([{}, {"ports": [{"name": "h2c"}]}])), Protocol::H2c);
+        assert_eq!(read(json!([{"ports": [{"name": "http1"}]}, {"ports": [{"name": "h2c"}]}])), Protocol::Http1);
+        assert_eq!(read(json!([{"ports": null}])), Protocol::Http1);
+    }
+
+    #[test]
+    fn given_no_or_bad_numbers_then_defaults_count_and_bad_ones_are_named() {
+        let revision = read(json!({})).unwrap();
+        assert_eq!((revision.container_concurrency, revision.timeout), (0, None));
+        for (field, value) in [("containerConcurrency", -1), ("timeoutSeconds", -5), ("idleTimeoutSeconds", -2)] {
+            let error = read(json!({ field: value })).unwrap_err();
+            assert!(error.contains(&format!("spec.{field}: {value}: expected")), "{error}");
+        }
+    }
+}

@@ -2,7 +2,6 @@
 mod certificates;
 mod client;
 mod directory;
-mod memory;
 mod settings;
 mod watch;
 
