@@ -2,6 +2,20 @@
 
 pub mod autoscaler;
 pub mod config;
+pub mod directory;
+pub mod drain;
+pub mod encryption;
+pub mod health;
+pub mod layer;
+pub mod metrics;
 pub mod probing;
+pub mod revisions;
+pub mod run;
+pub mod serve;
+pub mod stack;
 pub mod statistics;
 pub mod throttle;
+pub mod upstream;
+pub mod worker;
+
+pub use run::run;

@@ -22,6 +22,8 @@ pub struct Load {
     key: RevisionKey,
     /// The concurrency that was last reported, as bits; [`NEVER`] before.
     reported: AtomicU64,
+    /// Whether there ever was a request.
+    seen: AtomicBool,
     entered: AtomicBool,
     shards: Box<[Mutex<Shard>]>,
 }
@@ -52,7 +54,13 @@ impl Load {
     pub fn new(key: RevisionKey, workers: usize, now: Instant) -> Arc<Self> {
         let shard = || Mutex::new(Shard { in_flight: 0, arrivals: 0, last_change: now, weighted: 0.0 });
         let shards = (0..workers.max(1)).map(|_| shard()).collect();
-        Arc::new(Self { key, reported: AtomicU64::new(NEVER), entered: AtomicBool::new(false), shards })
+        Arc::new(Self {
+            key,
+            reported: AtomicU64::new(NEVER),
+            seen: AtomicBool::new(false),
+            entered: AtomicBool::new(false),
+            shards,
+        })
     }
 
     /// Counts a request that arrived at `now` on `worker`. True if it made the revision's entry.
@@ -65,6 +73,9 @@ impl Load {
             shard.arrivals += 1;
         }
         let first = !self.entered.load(Ordering::SeqCst) && !self.entered.swap(true, Ordering::SeqCst);
+        if first {
+            self.seen.store(true, Ordering::Relaxed);
+        }
         (InFlight { load: Arc::clone(self), worker }, first)
     }
 
@@ -98,6 +109,12 @@ impl Load {
     #[must_use]
     pub fn key(&self) -> &RevisionKey {
         &self.key
+    }
+
+    /// Requests in flight; none if there never was a request.
+    #[must_use]
+    pub fn seen(&self) -> Option<u32> {
+        self.seen.load(Ordering::Relaxed).then(|| self.shards.iter().map(|shard| lock(shard).in_flight).sum())
     }
 
     /// The concurrency that was last reported; none if there never was a report.

@@ -66,6 +66,17 @@ pub fn bind(address: Option<IpAddr>, port: u16) -> io::Result<std::net::TcpListe
     listener.into_std()
 }
 
+/// Why a port cannot be opened, in Go's words.
+#[must_use]
+pub fn refusal(port: u16, error: &io::Error) -> String {
+    let why = match error.kind() {
+        io::ErrorKind::AddrInUse => "bind: address already in use".to_owned(),
+        io::ErrorKind::PermissionDenied => "bind: permission denied".to_owned(),
+        _ => error.to_string(),
+    };
+    format!("listen tcp :{port}: {why}")
+}
+
 fn listen(socket: TcpSocket, address: SocketAddr) -> io::Result<TcpListener> {
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;

@@ -62,6 +62,17 @@ impl Connection {
     }
 }
 
+/// An upstream that a request was offered to.
+#[derive(Clone, Copy, Debug)]
+pub struct Offered {
+    /// Where.
+    pub address: SocketAddr,
+    /// Whether over TLS.
+    pub tls: bool,
+    /// When.
+    pub since: Instant,
+}
+
 /// One request.
 pub struct Call {
     /// The connection it came by.
@@ -80,6 +91,8 @@ pub struct Call {
     pub trace: RefCell<Option<Box<RequestTrace>>>,
     /// What the role's layers found out about the request's headers, in bits of their own.
     pub marks: Cell<u32>,
+    /// The upstream that the request was last offered to, where the role chooses among several.
+    pub upstream: Cell<Option<Offered>>,
     /// Called gRPC: errors that we make carry `grpc-status`.
     pub grpc: Cell<bool>,
 }
@@ -97,6 +110,7 @@ impl Call {
             cause: Cell::new(None),
             trace: RefCell::new(None),
             marks: Cell::new(0),
+            upstream: Cell::new(None),
             grpc: Cell::new(false),
         }
     }

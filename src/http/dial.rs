@@ -5,13 +5,14 @@
 //! mistaken for a host that is not there. Whatever fails here has failed before a byte of a request was written, so the
 //! request may go elsewhere.
 
+use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -29,12 +30,54 @@ pub struct Target {
     pub address: SocketAddr,
     /// TLS; none is plaintext.
     pub tls: Option<Tls>,
-    /// Longest time for TCP to connect; none is the kernel's.
-    pub connect: Option<Duration>,
+    /// How long TCP may take to connect; none is the kernel's limit.
+    pub connect: Option<Rc<Patience>>,
     /// Longest time for the TLS handshake; none is no limit.
     pub handshake: Option<Duration>,
     /// For the application of this pod: how it is reached.
     pub local: Option<Rc<Local>>,
+}
+
+/// How long TCP may take to connect: six times what it took of late, so that a host that does not answer costs little
+/// where networks are fast, and a slow network is not taken for one.
+#[derive(Debug)]
+pub struct Patience {
+    most: Duration,
+    slowest: Cell<Duration>,
+}
+
+impl Patience {
+    const LEAST: Duration = Duration::from_millis(100);
+    const FACTOR: u32 = 6;
+
+    /// At most `most`, which also holds until something was measured.
+    #[must_use]
+    pub fn new(most: Duration) -> Self {
+        Self { most, slowest: Cell::new(most) }
+    }
+
+    fn limit(&self) -> Duration {
+        (self.slowest.get() * Self::FACTOR).max(Self::LEAST).min(self.most)
+    }
+
+    async fn wait(
+        &self,
+        connecting: impl Future<Output = io::Result<TcpStream>>,
+    ) -> Result<io::Result<TcpStream>, Unreached> {
+        let (limit, began) = (self.limit(), Instant::now());
+        match tokio::time::timeout(limit, connecting).await {
+            Ok(Ok(socket)) => {
+                // Falls within some connections, rises at once.
+                self.slowest.set((self.slowest.get() / 2).max(began.elapsed()));
+                Ok(Ok(socket))
+            }
+            Ok(Err(error)) => Ok(Err(error)),
+            Err(_) => {
+                self.slowest.set((self.slowest.get() * 2).max(Self::LEAST / Self::FACTOR).min(self.most));
+                Err(Unreached::ConnectTimeout(limit))
+            }
+        }
+    }
 }
 
 /// What a TLS upstream must prove, and to whom.
@@ -114,11 +157,9 @@ impl Target {
             return Ok((Socket::Plain(socket), 0));
         }
         let connecting = TcpStream::connect(self.address);
-        let connected = match self.connect {
+        let connected = match &self.connect {
             None => connecting.await,
-            Some(limit) => {
-                tokio::time::timeout(limit, connecting).await.map_err(|_| Unreached::ConnectTimeout(limit))?
-            }
+            Some(patience) => patience.wait(connecting).await?,
         };
         let socket = connected.map_err(Unreached::Refused)?;
         let _ = socket.set_nodelay(true);

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use super::dial::{Target, Tls};
+use super::dial::{Patience, Target, Tls};
 use super::upstream::{Limits, Pool, Speaks};
 use crate::tls::verifier::ExpectedSan;
 
@@ -32,6 +32,7 @@ pub struct Settings {
 /// The pools of one worker.
 pub struct Pools {
     settings: Settings,
+    patience: Rc<Patience>,
     by: RefCell<HashMap<Key, Rc<Pool>>>,
 }
 
@@ -45,7 +46,7 @@ impl Pools {
     /// No pool yet.
     #[must_use]
     pub fn new(settings: Settings) -> Rc<Self> {
-        Rc::new(Self { settings, by: RefCell::default() })
+        Rc::new(Self { settings, patience: Rc::new(Patience::new(settings.connect)), by: RefCell::default() })
     }
 
     /// The pool for `address`, over `tls` if given; made if there is none. Upstreams are known to speak HTTP/2.
@@ -59,7 +60,7 @@ impl Pools {
         let target = Target {
             address,
             tls: tls.cloned(),
-            connect: Some(self.settings.connect),
+            connect: Some(self.patience.clone()),
             handshake: Some(self.settings.handshake),
             local: None,
         };

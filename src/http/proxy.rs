@@ -176,6 +176,12 @@ impl Prepared {
         if h2 { self.send_h2(pool).await } else { self.send_h1(pool).await }
     }
 
+    /// The protocol that it came by.
+    #[must_use]
+    pub fn version(&self) -> Version {
+        self.request.version()
+    }
+
     /// Sends it to the upstream of `pool`, in the protocol that it came by.
     ///
     /// # Errors
@@ -300,7 +306,7 @@ impl Hop {
     fn target_h2(&self, request: &mut http::Request<Outbound>, pool: &Pool) -> Result<(), Cause> {
         let host = request.headers_mut().remove(header::HOST).and_then(|h| Authority::try_from(h.as_bytes()).ok());
         let mut parts = http::uri::Parts::default();
-        parts.scheme = Some(Scheme::HTTP);
+        parts.scheme = Some(if pool.is_tls() { Scheme::HTTPS } else { Scheme::HTTP });
         let named = host.or_else(|| self.authority.clone());
         parts.authority = Some(named.unwrap_or_else(|| pool.authority().clone()));
         parts.path_and_query = Some(self.path.clone());

@@ -21,6 +21,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
 use super::body::Outbound;
 use super::call::Call;
@@ -185,6 +186,12 @@ impl Pool {
         now.saturating_duration_since(self.used.get()) > time && self.h2.borrow().iter().all(|h2| h2.streams() == 0)
     }
 
+    /// Whether the other end must prove who it is.
+    #[must_use]
+    pub fn is_tls(&self) -> bool {
+        self.target.tls.is_some()
+    }
+
     /// Idle HTTP/1.1 connections.
     #[must_use]
     pub fn idle(&self) -> usize {
@@ -203,6 +210,33 @@ impl Pool {
             // Another application may come up in its place.
             self.speaks.set(self.presumed);
         })
+    }
+
+    /// Takes over a connection that served an exchange elsewhere and is idle: the next request uses it.
+    pub async fn adopt(&self, connection: std::net::TcpStream) {
+        let Ok(socket) = TcpStream::from_std(connection) else { return };
+        let _ = socket.set_nodelay(true);
+        if let Ok(mut h1) = self.h1(Socket::Plain(socket), 0).await
+            && h1.is_open()
+        {
+            self.idle.borrow_mut().push_back((Instant::now(), h1));
+        }
+    }
+
+    async fn h1(&self, socket: Socket, generation: u64) -> Result<Box<H1>, Unreached> {
+        let exchange = Rc::new(Exchange::default());
+        exchange.generation.set(generation);
+        let io = Upstream::new(socket, self.target.clone(), exchange.clone(), self.limits.header_lines);
+        let mut builder = http1::Builder::new();
+        builder.title_case_headers(true);
+        if self.limits.header_lines < lines::HYPER {
+            builder.max_headers(self.limits.header_lines);
+        }
+        let (send, connection) =
+            builder.handshake(TokioIo::new(io)).await.map_err(|error| Unreached::Refused(io::Error::other(error)))?;
+        let mut h1 = Box::new(H1 { connection, send, exchange });
+        h1.is_open();
+        Ok(h1)
     }
 
     /// A connection for one HTTP/1.1 request: an idle one, else a new one.
@@ -225,21 +259,7 @@ impl Pool {
             }
             None => {
                 let (socket, generation) = self.dial().await?;
-                let exchange = Rc::new(Exchange::default());
-                exchange.generation.set(generation);
-                let io = Upstream::new(socket, self.target.clone(), exchange.clone(), self.limits.header_lines);
-                let mut builder = http1::Builder::new();
-                builder.title_case_headers(true);
-                if self.limits.header_lines < lines::HYPER {
-                    builder.max_headers(self.limits.header_lines);
-                }
-                let (send, connection) = builder
-                    .handshake(TokioIo::new(io))
-                    .await
-                    .map_err(|error| Unreached::Refused(io::Error::other(error)))?;
-                let mut h1 = Box::new(H1 { connection, send, exchange });
-                h1.is_open();
-                (h1, false)
+                (self.h1(socket, generation).await?, false)
             }
         };
         Ok(Lease { h1: Some(h1), pool: Rc::downgrade(self), reused })

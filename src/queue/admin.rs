@@ -9,13 +9,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
 use tokio::sync::watch;
 
 use super::drain::{Stage, hook};
 use super::statistics::Statistics;
 use crate::control::listener::{Handler, Response};
+use crate::control::scrape::not_found;
 use crate::http::body::Body;
 use crate::knative::names;
 use crate::lifecycle::drain::Drain;
@@ -64,27 +64,6 @@ pub fn statistics(statistics: Arc<Statistics>) -> Handler {
             response
         })
     })
-}
-
-/// A server that has nothing.
-#[must_use]
-pub fn nothing() -> Handler {
-    Rc::new(|_, _| Box::pin(std::future::ready(not_found())))
-}
-
-/// Go's answer for paths that nobody serves.
-pub(super) fn not_found() -> Response {
-    text(StatusCode::NOT_FOUND, Body::full(Bytes::from_static(b"404 page not found\n")))
-}
-
-/// An answer in words, as Go's `http.Error`.
-pub(super) fn text(status: StatusCode, body: Body) -> Response {
-    let mut response = Response::new(body);
-    *response.status_mut() = status;
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    response
 }
 
 /// A path without empty, `.` and `..` parts, as Go's `path.Clean`.

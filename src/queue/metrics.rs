@@ -11,7 +11,6 @@
 
 mod collect;
 mod labels;
-mod process;
 
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -23,6 +22,7 @@ pub use labels::{ClientLabels, RouteTag, ServerLabels};
 
 use crate::config::env::Env;
 use crate::telemetry::histogram::{Bounds, Cells, add};
+use crate::telemetry::process;
 use crate::telemetry::registry::{self, Family, Kind};
 use crate::telemetry::series::{Shard, Table};
 use labels::{HttpKey, HttpLabels};
@@ -221,6 +221,20 @@ impl Metrics {
             words.push(word);
             words.len() - 1
         })
+    }
+}
+
+impl registry::Source for Metrics {
+    fn families(&self) -> Vec<Family> {
+        self.families()
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        self.encode()
+    }
+
+    fn resource(&self) -> &[(Cow<'static, str>, String)] {
+        self.resource()
     }
 }
 

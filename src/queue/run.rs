@@ -17,14 +17,16 @@ use super::drain::{Drainer, Settings, Stage};
 use super::layer::observe::RequestLog;
 use super::metrics::{self, Metrics};
 use super::serve::{self, Shared};
-use super::{admin, export, readiness, scrape, statistics::Statistics};
+use super::{admin, readiness, statistics::Statistics};
 use crate::config::env::Env;
-use crate::control::listener::{self, Speaks, TlsNow};
+use crate::control::listener::{self, Speaks, TlsNow, refusal};
+use crate::control::{export, scrape};
 use crate::http::upstream::Limits;
 use crate::lifecycle::drain::Drain;
 use crate::telemetry::observability::{MetricsExport, Observability};
+use crate::telemetry::registry::Source;
 use crate::telemetry::request_log::{RevisionFacts, Template};
-use crate::telemetry::trace::Tracer;
+use crate::telemetry::trace::{Names, Tracer};
 use crate::telemetry::{log, writer};
 use crate::worker::{Listener, Workers, cpu};
 
@@ -44,11 +46,6 @@ impl Fatal {
         Self { message, error: error.to_string() }
     }
 
-    /// The reason alone.
-    pub(super) fn into_error(self) -> String {
-        self.error
-    }
-
     /// Ends the process from a task.
     pub(super) fn exit(self) -> ! {
         log::fatal(self.message, &self.error);
@@ -58,12 +55,7 @@ impl Fatal {
 
     /// As Go words a listener that cannot be opened.
     pub(super) fn serve(name: &str, port: u16, error: &io::Error) -> Self {
-        let why = match error.kind() {
-            io::ErrorKind::AddrInUse => "bind: address already in use".to_owned(),
-            io::ErrorKind::PermissionDenied => "bind: permission denied".to_owned(),
-            _ => error.to_string(),
-        };
-        let error = format!("{name} server failed to serve: listen tcp :{port}: {why}");
+        let error = format!("{name} server failed to serve: {}", refusal(port, error));
         Self::new("Failed to bring up queue-proxy, shutting down.", error)
     }
 }
@@ -126,7 +118,7 @@ async fn start(config: Config, env: &dyn Env) -> Result<(), Fatal> {
         metrics.queue_depth(move || breaker.depth() as u64);
     }
     let log = request_log(&config, &observability);
-    let tracer = Tracer::new(&observability);
+    let tracer = Tracer::new(&observability, Names::QUEUE);
     let (order, order_seen) = watch::channel(None);
     let (close, closed) = watch::channel(false);
     let (stage, stage_seen) = watch::channel(Stage::Serving);
@@ -198,12 +190,14 @@ async fn start(config: Config, env: &dyn Env) -> Result<(), Fatal> {
     ));
     tokio::task::spawn_local(statistics.run());
     tokio::task::spawn_local(crate::memory::keep_low());
+    let metrics: Arc<dyn Source> = metrics;
     let exports = export::start(&observability, &metrics, tracer, &control_stopped);
     if let MetricsExport::Prometheus(export) = &observability.metrics {
-        scrape::start(export, &config.metrics_tls, metrics, control_stopped.clone())?;
+        scrape::start(export, config.metrics_tls.policy(scrape::PREFIX), metrics, control_stopped.clone())
+            .map_err(|e| Fatal::new("Failed to setup meter provider", e))?;
     }
     if observability.profiling {
-        profile(config.own.listen_address, config.profiling_port, control_stopped);
+        scrape::profile(config.own.listen_address, config.profiling_port, control_stopped);
     }
 
     let tls_port = config.serving_tls_port().ok();
@@ -249,16 +243,6 @@ fn request_log(config: &Config, observability: &Observability) -> Option<Arc<Req
     };
     let (probes, writer) = (observability.log_probes, writer::stdout().clone());
     Some(Arc::new(RequestLog { template, revision, probes, writer }))
-}
-
-/// Go's profiles have no counterpart here; the port listens, so that what looks for it finds it, and answers 404.
-fn profile(address: Option<std::net::IpAddr>, port: u16, stop: watch::Receiver<bool>) {
-    match listener::bind(address, port) {
-        Ok(socket) => {
-            tokio::task::spawn_local(listener::serve(socket, Speaks::Plain, admin::nothing(), stop));
-        }
-        Err(error) => tracing::error!(%error, "the profiling port cannot be opened"),
-    }
 }
 
 fn bind(config: &Config, port: u16, name: &str) -> Result<std::net::TcpListener, Fatal> {

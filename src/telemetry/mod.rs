@@ -11,6 +11,7 @@ pub(crate) mod json;
 pub mod log;
 pub mod observability;
 pub mod otlp;
+pub(crate) mod process;
 pub mod registry;
 pub mod request_log;
 pub mod series;

@@ -13,6 +13,16 @@ use super::histogram::{Bounds, Total};
 /// `Content-Type` of [`encode`]'s result.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8; escaping=underscores";
 
+/// The metrics of a role, as whoever exports them sees them.
+pub trait Source: Send + Sync {
+    /// The families that are pushed over OTLP.
+    fn families(&self) -> Vec<Family>;
+    /// The answer to a scrape, of type [`CONTENT_TYPE`].
+    fn encode(&self) -> Vec<u8>;
+    /// Whose metrics these are: OpenTelemetry's resource attributes.
+    fn resource(&self) -> &[(Cow<'static, str>, String)];
+}
+
 /// Who made a metric; becomes the labels `otel_scope_*`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Scope {

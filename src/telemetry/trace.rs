@@ -4,14 +4,15 @@
 //! Spans are made only for sampled requests and queued; the queue is bounded, what does not fit is dropped and
 //! counted. Control side: takes the spans and sends them ([`super::otlp`]) or prints them ([`json_line`]).
 //!
-//! Spans of a request, each the parent of the next: server, `kn.queueproxy.proxy`, `kn.queueproxy.wait` (with a
-//! breaker), client. While tracing is on, `traceparent` upstream always names the client span, sampled or not.
+//! Spans of a request in the queue, each the parent of the next: server, `kn.queueproxy.proxy`, `kn.queueproxy.wait`
+//! (with a breaker), client; in the activator `throttler_try` and `activator_proxy` are both children of the server's,
+//! and the client's is one of the latter. While tracing is on, `traceparent` upstream always names the client span, sampled or not.
 //!
 //! Source: `otelhttp`, `pkg/queue/handler.go`, the SDK's `TraceIDRatioBased`; W3C Trace Context.
 
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -28,12 +29,40 @@ const MAX_TEXT: usize = 1024;
 
 /// Scope of the spans of HTTP.
 pub const OTELHTTP: &str = "go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp";
-/// Scope of the spans between them.
-pub const QUEUE_SCOPE: &str = "knative.dev/serving/pkg/queue";
+/// What a role calls its spans.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Names {
+    /// Scope of the spans between those of HTTP.
+    pub scope: &'static str,
+    /// The span from the grant to the end of the response; of the queue, from the beginning of the wait.
+    pub proxy: &'static str,
+    /// The span of waiting.
+    pub wait: &'static str,
+    /// Whether the wait lies within the proxy span, as in the queue, or before it, as in the activator.
+    pub wait_within: bool,
+}
+
+impl Names {
+    /// The queue's (`pkg/queue/handler.go`).
+    pub const QUEUE: Self = Self {
+        scope: "knative.dev/serving/pkg/queue",
+        proxy: "kn.queueproxy.proxy",
+        wait: "kn.queueproxy.wait",
+        wait_within: true,
+    };
+    /// The activator's (`pkg/activator/handler/handler.go`).
+    pub const ACTIVATOR: Self = Self {
+        scope: "knative.dev/serving/pkg/activator",
+        proxy: "activator_proxy",
+        wait: "throttler_try",
+        wait_within: false,
+    };
+}
 
 /// Starts traces. One for the process, shared by all workers.
 #[derive(Debug)]
 pub struct Tracer {
+    names: Names,
     sampler: Sampler,
     spans: Arc<Spans>,
     ids: RandomState,
@@ -139,8 +168,23 @@ pub struct ServerFacts<'a> {
     pub status: u16,
     /// The value of `kn.route.tag`, if there is one.
     pub tag: Option<&'a str>,
+    /// The revision, where the role does not serve just one.
+    pub revision: Option<RevisionFacts<'a>>,
     /// The request to the application, if there was one.
     pub client: Option<ClientFacts<'a>>,
+}
+
+/// The names of a revision.
+#[derive(Clone, Copy, Debug)]
+pub struct RevisionFacts<'a> {
+    /// Its namespace.
+    pub namespace: &'a str,
+    /// Its name.
+    pub revision: &'a str,
+    /// Its Configuration; may be empty.
+    pub configuration: &'a str,
+    /// Its Service; may be empty.
+    pub service: &'a str,
 }
 
 /// What the client span tells.
@@ -148,8 +192,12 @@ pub struct ServerFacts<'a> {
 pub struct ClientFacts<'a> {
     /// Path and query.
     pub target: &'a str,
-    /// Port of the application on 127.0.0.1.
+    /// The application's address.
+    pub address: IpAddr,
+    /// Its port.
     pub port: u16,
+    /// Whether it is spoken to over TLS.
+    pub https: bool,
     /// Its status, or the token of why there was none.
     pub status: Result<u16, &'static str>,
     /// Protocol towards it.
@@ -158,12 +206,12 @@ pub struct ClientFacts<'a> {
 
 impl Tracer {
     /// The tracer that the configuration asks for; nothing when tracing is off.
-    pub fn new(observability: &Observability) -> Option<Arc<Self>> {
-        (observability.traces != TraceExport::Off).then(|| Arc::new(Self::with_sampler(observability.sampler)))
+    pub fn new(observability: &Observability, names: Names) -> Option<Arc<Self>> {
+        (observability.traces != TraceExport::Off).then(|| Arc::new(Self::with_sampler(observability.sampler, names)))
     }
 
-    fn with_sampler(sampler: Sampler) -> Self {
-        Self { sampler, spans: Arc::default(), ids: RandomState::new(), next: AtomicU64::new(0) }
+    fn with_sampler(sampler: Sampler, names: Names) -> Self {
+        Self { names, sampler, spans: Arc::default(), ids: RandomState::new(), next: AtomicU64::new(0) }
     }
 
     /// Where finished spans wait.
@@ -187,6 +235,7 @@ impl Tracer {
             (Sampler::Parent(ratio), None) => share(ratio),
         };
         Box::new(RequestTrace {
+            names: self.names,
             spans: Arc::clone(&self.spans),
             trace_id,
             parent: parent.map_or(0, |parent| parent.id),
@@ -233,6 +282,7 @@ fn parse(value: &[u8]) -> Option<Parent> {
 /// The trace of one request under way. Dropped without [`finish`](Self::finish) it leaves no spans.
 #[derive(Debug)]
 pub struct RequestTrace {
+    names: Names,
     spans: Arc<Spans>,
     trace_id: u128,
     parent: u64,
@@ -295,8 +345,12 @@ impl RequestTrace {
             failed: false,
         };
         if let Some((facts, start)) = facts.client.as_ref().zip(self.client) {
-            let parent = if self.wait.is_some() { wait } else { proxy };
-            let name = format!("HTTP {name}");
+            let within = self.wait.is_some() && self.names.wait_within;
+            let parent = if within { wait } else { proxy };
+            let name = match self.names.wait_within {
+                true => format!("HTTP {name}"),
+                false => format!("{name} {}", facts.target.split('?').next().unwrap_or_default()),
+            };
             let mut span = span(OTELHTTP, name, Kind::Client, client, parent, start, now);
             span.attributes = client_attributes(known, facts);
             span.failed = facts.status.map_or(true, |status| status >= 400);
@@ -304,12 +358,15 @@ impl RequestTrace {
         }
         if let Some(start) = self.wait {
             let end = self.granted.unwrap_or(now);
-            let name = "kn.queueproxy.wait".to_owned();
-            self.spans.push(span(QUEUE_SCOPE, name, Kind::Internal, wait, proxy, start, end));
+            let parent = if self.names.wait_within { proxy } else { server };
+            let mut span = span(self.names.scope, self.names.wait.to_owned(), Kind::Internal, wait, parent, start, end);
+            span.failed = !self.names.wait_within && self.granted.is_none();
+            self.spans.push(span);
         }
-        if let Some(start) = self.wait.or(self.client) {
-            let name = "kn.queueproxy.proxy".to_owned();
-            self.spans.push(span(QUEUE_SCOPE, name, Kind::Internal, proxy, server, start, now));
+        let proxied = if self.names.wait_within { self.wait.or(self.client) } else { self.granted };
+        if let Some(start) = proxied {
+            let name = self.names.proxy.to_owned();
+            self.spans.push(span(self.names.scope, name, Kind::Internal, proxy, server, start, now));
         }
         let mut root = span(OTELHTTP, name, Kind::Server, server, self.parent, self.started, now);
         root.attributes = server_attributes(known, facts);
@@ -342,14 +399,22 @@ fn server_attributes(known: Option<&'static str>, facts: &ServerFacts<'_>) -> Ve
     out.push(("http.response.body.size", Attribute::Int(i64::try_from(facts.response_bytes).unwrap_or(i64::MAX))));
     out.push(("http.response.status_code", Attribute::Int(facts.status.into())));
     push(&mut out, "kn.route.tag", facts.tag.unwrap_or_default());
+    if let Some(revision) = &facts.revision {
+        push(&mut out, "k8s.namespace.name", revision.namespace);
+        push(&mut out, "kn.service.name", revision.service);
+        push(&mut out, "kn.configuration.name", revision.configuration);
+        push(&mut out, "kn.revision.name", revision.revision);
+    }
     out
 }
 
 fn client_attributes(known: Option<&'static str>, facts: &ClientFacts<'_>) -> Vec<(&'static str, Attribute)> {
     let mut out = Vec::with_capacity(8);
     push(&mut out, "http.request.method", known.unwrap_or("_OTHER"));
-    push(&mut out, "url.full", &format!("http://127.0.0.1:{}{}", facts.port, facts.target));
-    push(&mut out, "server.address", "127.0.0.1");
+    let scheme = if facts.https { "https" } else { "http" };
+    let to = SocketAddr::new(facts.address, facts.port);
+    push(&mut out, "url.full", &format!("{scheme}://{to}{}", facts.target));
+    push(&mut out, "server.address", &facts.address.to_string());
     out.push(("server.port", Attribute::Int(facts.port.into())));
     push(&mut out, "network.protocol.version", version(facts.version));
     match facts.status {
@@ -453,7 +518,15 @@ mod tests {
             response_bytes: 2,
             status,
             tag: Some("kn:disabled"),
-            client: Some(ClientFacts { target: "/x?y", port: 8080, status: Ok(status), version: Version::HTTP_11 }),
+            revision: None,
+            client: Some(ClientFacts {
+                target: "/x?y",
+                address: [127, 0, 0, 1].into(),
+                port: 8080,
+                https: false,
+                status: Ok(status),
+                version: Version::HTTP_11,
+            }),
         }
     }
 
@@ -461,7 +534,7 @@ mod tests {
 
     #[test]
     fn given_a_caller_s_trace_when_a_request_ends_then_its_spans_hang_together() {
-        let tracer = Tracer::with_sampler(Sampler::Parent(0.0));
+        let tracer = Tracer::with_sampler(Sampler::Parent(0.0), Names::QUEUE);
         let headers = headers(PARENT);
         let mut trace = tracer.begin(&headers);
         let now = Instant::now();
@@ -491,7 +564,7 @@ mod tests {
 
     #[test]
     fn given_a_request_that_is_not_sampled_when_it_ends_then_it_only_propagates() {
-        let tracer = Tracer::with_sampler(Sampler::Never);
+        let tracer = Tracer::with_sampler(Sampler::Never, Names::QUEUE);
         let headers = headers(PARENT);
         let trace = tracer.begin(&headers);
         trace.finish(Instant::now(), &facts(&Method::GET, &headers, 200));
@@ -502,7 +575,7 @@ mod tests {
 
     #[test]
     fn when_a_ratio_samples_then_about_that_share_is_traced() {
-        let tracer = Tracer::with_sampler(Sampler::Parent(0.25));
+        let tracer = Tracer::with_sampler(Sampler::Parent(0.25), Names::QUEUE);
 
         let sampled = (0..4000).filter(|_| tracer.begin(&HeaderMap::new()).is_sampled()).count();
 
@@ -511,7 +584,7 @@ mod tests {
 
     #[test]
     fn when_nobody_takes_spans_then_the_queue_is_bounded_and_drops_count() {
-        let tracer = Tracer::with_sampler(Sampler::Always);
+        let tracer = Tracer::with_sampler(Sampler::Always, Names::QUEUE);
         let headers = HeaderMap::new();
         for _ in 0..3000 {
             tracer.begin(&headers).finish(Instant::now(), &facts(&Method::GET, &headers, 200));

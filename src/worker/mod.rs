@@ -6,6 +6,7 @@
 
 pub mod cpu;
 pub mod deadline;
+pub mod memory;
 
 use std::cell::Cell;
 use std::io;

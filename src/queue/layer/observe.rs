@@ -216,6 +216,8 @@ impl Facts {
         let path = logged.uri.split('?').next().unwrap_or_default();
         let client = ClientFacts {
             target: &logged.uri,
+            address: std::net::Ipv4Addr::LOCALHOST.into(),
+            https: false,
             port: self.observer.user_port,
             status: if self.status == 0 { Err(cause.unwrap_or("unknown")) } else { Ok(self.status) },
             version: self.version,
@@ -232,6 +234,7 @@ impl Facts {
             response_bytes: self.sent,
             status,
             tag: tag.label(),
+            revision: None,
             client: Some(client),
         };
         trace.finish(Instant::now(), &facts);

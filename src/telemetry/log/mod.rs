@@ -16,6 +16,7 @@ mod throttle;
 use std::fmt::Display;
 use std::panic::Location;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use tracing::Dispatch;
@@ -34,6 +35,8 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 /// What every line of this process has in common.
 pub(crate) struct Logger {
     settings: Settings,
+    /// From which level on lines are written; the settings' at first.
+    level: AtomicU8,
     name: &'static str,
     /// Fields that follow the message on every line, already JSON: `,"k":"v"` for each.
     context: Vec<u8>,
@@ -49,6 +52,11 @@ static LOGGER: OnceLock<&'static Logger> = OnceLock::new();
 /// `pod` become fields of each line unless empty. A bad configuration is replaced by the built-in one and logged as a
 /// warning. Only the first call has an effect.
 pub fn init(config_json: &str, level: &str, component: &'static str, key: &str, pod: &str) {
+    init_with(config_json, level, component, &[("knative.dev/key", key), ("knative.dev/pod", pod)]);
+}
+
+/// As [`init`], with fields of the caller's choice on each line; empty ones are left out.
+pub fn init_with(config_json: &str, level: &str, component: &'static str, own: &[(&str, &str)]) {
     let (settings, failure) = match Settings::parse(config_json, level) {
         Ok(settings) => (settings, None),
         Err(e) => (Settings::builtin(level), Some(e)),
@@ -71,15 +79,27 @@ pub fn init(config_json: &str, level: &str, component: &'static str, key: &str, 
         let message = "Failed to parse logging config - using default zap production config";
         emit(&settings, early, &context, &writer, Level::Warn, Location::caller(), message, Some(failure));
     }
-    for (name, value) in [("knative.dev/key", key), ("knative.dev/pod", pod)] {
+    for (name, value) in own {
         if !value.is_empty() {
             encode::text_field(&mut context, name, value);
         }
     }
-    let logger = Logger { settings, name: component, context, writer };
+    let level = AtomicU8::new(settings.level as u8);
+    let logger = Logger { settings, level, name: component, context, writer };
     // The logger lives as long as the process, as the dispatcher of `tracing` demands; there is only ever one.
     let logger = LOGGER.get_or_init(|| Box::leak(Box::new(logger)));
     let _ = tracing::dispatcher::set_global_default(Dispatch::new(Subscriber::new(logger)));
+}
+
+/// Changes the level from which on lines are written. Empty: that of the configuration given to [`init`]; an unknown
+/// word changes nothing.
+pub fn set_level(level: &str) {
+    let Some(logger) = LOGGER.get() else { return };
+    let level = if level.is_empty() { Some(logger.settings.level) } else { Level::parse(level) };
+    let Some(level) = level else { return };
+    if logger.level.swap(level as u8, Ordering::Relaxed) != level as u8 {
+        tracing::callsite::rebuild_interest_cache();
+    }
 }
 
 /// Logs one line of severity EMERGENCY and waits, for a second at most, until it is out. The caller exits with

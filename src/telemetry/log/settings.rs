@@ -27,7 +27,7 @@ pub enum Level {
 }
 
 impl Level {
-    fn parse(text: &str) -> Option<Self> {
+    pub(super) fn parse(text: &str) -> Option<Self> {
         // zap takes a word as it is or in lower case; an empty one is info.
         Some(match text.to_lowercase().as_str() {
             "debug" => Self::Debug,

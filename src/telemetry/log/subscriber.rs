@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::error::Error;
 use std::fmt::{self, Write as _};
 use std::io::Write as _;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use tracing::field::{Field, Visit};
@@ -47,17 +48,19 @@ impl tracing::Subscriber for Subscriber {
     }
 
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.is_event() && level(metadata.level()) >= self.logger.settings.level
+        metadata.is_event() && level(metadata.level()) as u8 >= self.logger.level.load(Ordering::Relaxed)
     }
 
     fn max_level_hint(&self) -> Option<LevelFilter> {
-        Some(match self.logger.settings.level {
-            Level::Debug => LevelFilter::TRACE,
-            Level::Info => LevelFilter::INFO,
-            Level::Warn => LevelFilter::WARN,
-            Level::Error => LevelFilter::ERROR,
-            Level::DPanic | Level::Panic | Level::Fatal => LevelFilter::OFF,
-        })
+        let least = self.logger.level.load(Ordering::Relaxed);
+        let all = [
+            (Level::Debug, LevelFilter::TRACE),
+            (Level::Info, LevelFilter::INFO),
+            (Level::Warn, LevelFilter::WARN),
+            (Level::Error, LevelFilter::ERROR),
+        ];
+        let found = all.into_iter().find(|(level, _)| *level as u8 >= least);
+        Some(found.map_or(LevelFilter::OFF, |(_, filter)| filter))
     }
 
     fn event(&self, event: &Event<'_>) {
@@ -185,6 +188,8 @@ impl fmt::Write for Escaped<'_> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::sync::atomic::AtomicU8;
+
     use super::*;
     use crate::telemetry::log::settings::Settings;
     use crate::telemetry::writer::Writer;
@@ -212,7 +217,9 @@ mod tests {
         let writer = Writer::new(Box::new(memory.clone()));
         let mut context = Vec::new();
         encode::text_field(&mut context, "knative.dev/pod", "p");
-        let logger = Logger { settings: Settings::builtin(level), name: "queueproxy", context, writer };
+        let settings = Settings::builtin(level);
+        let level = AtomicU8::new(settings.level as u8);
+        let logger = Logger { settings, level, name: "queueproxy", context, writer };
         let logger: &'static Logger = Box::leak(Box::new(logger));
         tracing::dispatcher::with_default(&Dispatch::new(Subscriber::new(logger)), work);
         assert!(logger.writer.flush(Duration::from_secs(30)));

@@ -10,7 +10,7 @@ const TICKS: f64 = 100.0;
 const KIB: f64 = 1024.0;
 
 /// What can be read; what can't is left out.
-pub(super) fn families() -> Vec<Family> {
+pub(crate) fn families() -> Vec<Family> {
     let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let limits = fs::read_to_string("/proc/self/limits").unwrap_or_default();

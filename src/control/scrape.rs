@@ -19,34 +19,30 @@ use flate2::{Compression, write::GzEncoder};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use tokio::sync::watch;
 
-use super::admin;
-use super::config::TlsPolicy;
-use super::metrics::Metrics;
-use super::run::Fatal;
-use crate::control::listener::{self, Handler, Response, Speaks};
+use super::listener::{self, Handler, Response, Speaks};
 use crate::http::body::Body;
 use crate::telemetry::observability::{self, Prometheus, PrometheusTls};
-use crate::telemetry::registry;
+use crate::telemetry::registry::{self, Source};
 use crate::tls::client_auth::{Allowed, ClientAuth};
-use crate::tls::policy::PolicyError;
+use crate::tls::policy::{Policy, PolicyError};
 use crate::tls::{identity, server, trust};
 
 /// Prefix of the variables of this port's TLS policy.
-const PREFIX: &str = "METRICS_PROMETHEUS_";
+pub const PREFIX: &str = "METRICS_PROMETHEUS_";
 
 /// Opens the port; when it or its certificate can't be used, the process goes on without.
 ///
 /// # Errors
-/// Settings that can't be meant.
-pub(super) fn start(
+/// Settings that can't be meant, in words: the meter provider can't be set up.
+pub fn start(
     export: &Prometheus,
-    policy: &TlsPolicy,
-    metrics: Arc<Metrics>,
+    policy: Result<Policy, PolicyError>,
+    metrics: Arc<dyn Source>,
     stop: watch::Receiver<bool>,
-) -> Result<(), Fatal> {
+) -> Result<(), String> {
     let speaks = match export.tls.as_ref().map(|files| with_tls(files, policy)).transpose() {
         Ok(tls) => tls.unwrap_or(Speaks::Plain),
-        Err(Unusable::Settings(why)) => return Err(Fatal::new("Failed to setup meter provider", why)),
+        Err(Unusable::Settings(why)) => return Err(why),
         Err(Unusable::Files(why)) => return unavailable(&why),
     };
     match listener::bind(export.host.parse().ok(), export.port) {
@@ -54,15 +50,12 @@ pub(super) fn start(
             tokio::task::spawn_local(listener::serve(socket, speaks, handler(metrics), stop));
             Ok(())
         }
-        Err(error) => {
-            let error = Fatal::serve("metrics", export.port, &error).into_error();
-            unavailable(error.split_once(": ").map_or(error.as_str(), |(_, why)| why))
-        }
+        Err(error) => unavailable(&listener::refusal(export.port, &error)),
     }
 }
 
 /// As Go words it, and where.
-fn unavailable(why: &str) -> Result<(), Fatal> {
+fn unavailable(why: &str) -> Result<(), String> {
     println!("metrics server error: {why}");
     Ok(())
 }
@@ -75,8 +68,8 @@ enum Unusable {
     Files(String),
 }
 
-fn with_tls(files: &PrometheusTls, policy: &TlsPolicy) -> Result<Speaks, Unusable> {
-    let policy = policy.policy(PREFIX).map_err(|error| match error {
+fn with_tls(files: &PrometheusTls, policy: Result<Policy, PolicyError>) -> Result<Speaks, Unusable> {
+    let policy = policy.map_err(|error| match error {
         PolicyError::Setting(why) => Unusable::Settings(why),
         PolicyError::Http2 => Unusable::Files(error.to_string()),
     })?;
@@ -166,25 +159,58 @@ impl Followed {
     }
 }
 
-fn handler(metrics: Arc<Metrics>) -> Handler {
+fn handler(metrics: Arc<dyn Source>) -> Handler {
     Rc::new(move |request, _| {
         let metrics = metrics.clone();
         Box::pin(async move {
             if request.uri().path() != "/metrics" {
-                return admin::not_found();
+                return not_found();
             }
             if request.method() != Method::GET && request.method() != Method::HEAD {
-                let text = Body::full(Bytes::from_static(b"Method Not Allowed\n"));
-                let mut response = admin::text(StatusCode::METHOD_NOT_ALLOWED, text);
+                let words = Body::full(Bytes::from_static(b"Method Not Allowed\n"));
+                let mut response = text(StatusCode::METHOD_NOT_ALLOWED, words);
                 response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
                 return response;
             }
-            page(&metrics, request.headers())
+            page(&*metrics, request.headers())
         })
     })
 }
 
-fn page(metrics: &Metrics, asked: &HeaderMap) -> Response {
+/// A server that has nothing.
+#[must_use]
+pub fn nothing() -> Handler {
+    Rc::new(|_, _| Box::pin(std::future::ready(not_found())))
+}
+
+/// Go's answer for paths that nobody serves.
+#[must_use]
+pub fn not_found() -> Response {
+    text(StatusCode::NOT_FOUND, Body::full(Bytes::from_static(b"404 page not found\n")))
+}
+
+/// An answer in words, as Go's `http.Error`.
+#[must_use]
+pub fn text(status: StatusCode, body: Body) -> Response {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+/// Go's profiles have no counterpart here; the port listens, so that what looks for it finds it, and answers 404.
+pub fn profile(address: Option<std::net::IpAddr>, port: u16, stop: watch::Receiver<bool>) {
+    match listener::bind(address, port) {
+        Ok(socket) => {
+            tokio::task::spawn_local(listener::serve(socket, Speaks::Plain, nothing(), stop));
+        }
+        Err(error) => tracing::error!(%error, "the profiling port cannot be opened"),
+    }
+}
+
+fn page(metrics: &dyn Source, asked: &HeaderMap) -> Response {
     let text = metrics.encode();
     let packed = takes_gzip(asked).then(|| gzip(&text)).and_then(Result::ok);
     let is_packed = packed.is_some();

@@ -6,9 +6,9 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::metrics::Metrics;
-use crate::control::push::{self, Signal};
+use super::push::{self, Signal};
 use crate::telemetry::observability::{MetricsExport, Observability, TraceExport};
+use crate::telemetry::registry::Source;
 use crate::telemetry::trace::{self, Tracer};
 use crate::telemetry::{otlp, writer};
 
@@ -18,7 +18,7 @@ const SPANS_EVERY: Duration = Duration::from_secs(5);
 /// Starts what is configured; each task ends, after a last push, when `stop` turns true.
 pub fn start(
     observability: &Observability,
-    metrics: &Arc<Metrics>,
+    metrics: &Arc<dyn Source>,
     tracer: Option<Arc<Tracer>>,
     stop: &watch::Receiver<bool>,
 ) -> Vec<JoinHandle<()>> {

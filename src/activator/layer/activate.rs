@@ -1,0 +1,197 @@
+//! The core: a request is counted, waits for a pod that may take it, and is sent there; to another one, if the first
+//! did not take a byte of it.
+//!
+//! Order and headers: `pkg/activator/handler/{concurrency_reporter,handler}.go`. What waits holds its headers alone: its
+//! body is not read.
+
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use http::header::{self, HeaderValue};
+use http::{Uri, Version};
+
+use super::route::Routed;
+use crate::activator::autoscaler::Poke;
+use crate::activator::metrics::Count;
+use crate::activator::statistics::InFlight;
+use crate::activator::throttle::{Entry, Refused, Slot};
+use crate::activator::upstream::{Network, verdict};
+use crate::activator::worker::{Local, Worker};
+use crate::http::body::Watch;
+use crate::http::call::Offered;
+use crate::http::cause::{Cause, Timer};
+use crate::http::layer::timeouts::Timed;
+use crate::http::proxy::{Failure, Prepared, Replay, unreached};
+use crate::http::{Request, Response};
+use crate::knative::names;
+use crate::telemetry::log::Throttle;
+
+/// Pods that a request is offered to.
+const TRIES: u32 = 2;
+/// How long after TLS was switched requests are offered on: the pods of before are replaced one by one, and those that
+/// don't speak TLS yet refuse the connection.
+const SWITCHING: Duration = Duration::from_secs(600);
+/// What a waiting request holds beside its header lines: the connection's or stream's share, tasks and lists.
+const FIXED_COST: usize = 4096;
+
+/// Serves one request. `worker` is the one whose thread this is.
+///
+/// # Errors
+/// Why there is no response of the application.
+pub async fn activate(worker: Rc<Worker>, routed: Routed) -> Result<Response, Cause> {
+    let Routed { request, revision } = routed;
+    let local = revision.map_err(|name| not_found(&name))?;
+    let started = request.call.started;
+    // The poke goes out before the request waits.
+    let (counted, first) = local.revision.load.arrive(worker.index, started);
+    if first {
+        let _ = worker.pokes.send(Poke { load: local.revision.load.clone(), at: started });
+    }
+    let timers = local.timers.clone();
+    let mut response = Timed::new(dispatch(&worker, &local, request), started, timers).await?;
+    response.body_mut().watch(Box::new(Counted(counted)));
+    Ok(response)
+}
+
+fn not_found(name: &str) -> Cause {
+    Cause::NotFound(format!("Error getting active endpoint: revision.serving.knative.dev {name:?} not found"))
+}
+
+/// Counts until the response has ended.
+struct Counted(#[expect(dead_code, reason = "counts until it is dropped")] InFlight);
+
+impl Watch for Counted {}
+
+/// The right to use the pod, until the response has ended.
+struct Held(#[expect(dead_code, reason = "given back when it is dropped")] Slot);
+
+impl Watch for Held {}
+
+async fn dispatch(worker: &Worker, local: &Local, request: Request) -> Result<Response, Cause> {
+    let call = request.call.clone();
+    let revision = &local.revision;
+    let cost = cost(&request);
+    if let Some(trace) = call.trace.borrow_mut().as_mut() {
+        trace.wait_started(call.started);
+    }
+    let entry = revision.throttle.enter(cost);
+    let waits = matches!(entry, Entry::Wait(_));
+    let mut slot = granted(worker, local, entry, call.started).await?;
+    if waits {
+        worker.metrics.waited(worker.index, call.started.elapsed());
+    }
+    if let Some(trace) = call.trace.borrow_mut().as_mut() {
+        trace.wait_ended(Instant::now());
+    }
+    let mut prepared = Prepared::new(addressed(request, local, &worker.network.load()), Replay::Idempotent)?;
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        let network = worker.network.load_full();
+        let address = network.address(&slot, worker.queue_tls_port);
+        let tls = network.tls(&revision.expected);
+        call.upstream.set(Some(Offered { address, tls: network.tls.is_some(), since: Instant::now() }));
+        let pool = worker.pools.pool(address, tls.as_ref());
+        if network.tls.is_none()
+            && prepared.version() != Version::HTTP_2
+            && pool.idle() == 0
+            && let Some(connection) = slot.take_connection()
+        {
+            // The probe's connection carries the first request.
+            pool.adopt(connection).await;
+        }
+        match prepared.send(&pool).await {
+            Ok(mut response) => {
+                slot.reached();
+                response.body_mut().watch(Box::new(Held(slot)));
+                return Ok(response);
+            }
+            Err(Failure::Taken(cause)) => {
+                slot.reached();
+                return Err(cause);
+            }
+            Err(Failure::Unreached(untaken, error)) => {
+                told(local, &slot, &error);
+                slot.failed(verdict(&error));
+                let switching = network.since.is_some_and(|since| since.elapsed() < SWITCHING);
+                if tries >= TRIES && !switching {
+                    return Err(unreached(error));
+                }
+                prepared = *untaken;
+                worker.metrics.count(worker.index, Count::Retry);
+                slot = granted(worker, local, revision.throttle.enter_again(cost), call.started).await?;
+            }
+        }
+    }
+}
+
+/// Waits for the slot, if need be.
+async fn granted(worker: &Worker, local: &Local, entry: Entry, started: Instant) -> Result<Slot, Cause> {
+    let wait = match entry {
+        Entry::Granted(slot) => return Ok(slot),
+        Entry::Refused(why) => return Err(refused(local, why)),
+        Entry::Wait(wait) => wait,
+    };
+    let waited = match worker.waiting_timeout {
+        None => wait.await,
+        Some(limit) => match tokio::time::timeout_at((started + limit).into(), wait).await {
+            Ok(waited) => waited,
+            Err(_) => {
+                let text = "activator request timeout: no pod could take the request in time";
+                return Err(Cause::Timeout { timer: Timer::Waiting, after: limit, text });
+            }
+        },
+    };
+    waited.map_err(|why| refused(local, why))
+}
+
+fn refused(local: &Local, why: Refused) -> Cause {
+    match why {
+        Refused::QueueFull => Cause::Overload { token: "queue_full", text: "pending request queue full" },
+        Refused::NoMemory => Cause::Overload { token: "waiting_bytes_full", text: "pending request queue full" },
+        Refused::RevisionGone => not_found(local.revision.key.name()),
+    }
+}
+
+fn cost(request: &Request) -> usize {
+    let lines = request.head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 64);
+    FIXED_COST + request.head.uri.path().len() + lines.sum::<usize>()
+}
+
+/// The request as it goes to a pod: the pod's address is its host, and the caller's is kept in a header.
+fn addressed(mut request: Request, local: &Local, network: &Network) -> Request {
+    let head = &mut request.head;
+    let named = head.uri.authority().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok());
+    if head.uri.authority().is_some() {
+        let path = head.uri.path_and_query().cloned();
+        head.uri = path.map_or_else(|| Uri::from_static("/"), Uri::from);
+    }
+    let headers = &mut head.headers;
+    let host = headers.remove(header::HOST);
+    if !headers.contains_key(names::ORIGINAL_HOST)
+        && let Some(host) = named.or(host)
+    {
+        headers.insert(names::ORIGINAL_HOST, host);
+    }
+    headers.insert(names::PROXY_REQUEST, HeaderValue::from_static(names::PROXY_REQUEST_ACTIVATOR));
+    headers.remove(names::REVISION_NAME);
+    headers.remove(names::REVISION_NAMESPACE);
+    if network.mesh_host {
+        headers.insert(header::HOST, local.revision.mesh_host.clone());
+        headers.insert(names::PASSTHROUGH_LB, HeaderValue::from_static("true"));
+    }
+    request
+}
+
+/// One line for each pod and reason, not for each request.
+fn told(local: &Local, slot: &Slot, error: &crate::http::dial::Unreached) {
+    static TOLD: Throttle = Throttle::every(Duration::from_secs(10));
+    let address = slot.address();
+    if TOLD.allows(&format!("{address} {error}")) {
+        tracing::warn!(
+            "knative.dev/key" = local.revision.key.as_str(),
+            %error,
+            "The pod {address} took no request and is put aside until it answers a probe"
+        );
+    }
+}

@@ -1,0 +1,434 @@
+//! Starting the activator: settings, objects, listeners, workers, and the tasks of the control side.
+//!
+//! The order is that of `knative.dev/serving/cmd/activator/main.go`: ports open when all objects are known, so that a port
+//! that listens has nothing left to learn but the autoscaler's address.
+
+use std::fmt::Display;
+use std::process::ExitCode;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use tokio::sync::{mpsc, watch};
+use tokio::task::LocalSet;
+
+use super::autoscaler::{self, Reporter};
+use super::config::Config;
+use super::directory::{Directory, Wiring};
+use super::drain::Drainer;
+use super::encryption::Switch;
+use super::health::Health;
+use super::layer::observe::RequestLog;
+use super::metrics::{self, Metrics};
+use super::probing;
+use super::revisions::Revisions;
+use super::serve::{self, Shared};
+use super::throttle::{Budget, MeshMode, Policy as ThrottlePolicy};
+use super::upstream::{Encryption, Network};
+use crate::config::env::Env;
+use crate::control::listener::{self, refusal};
+use crate::control::{export, scrape};
+use crate::http::pools;
+use crate::http::upstream::Limits;
+use crate::knative::certificates::Certificates;
+use crate::knative::config_map::{Settings, Unusable};
+use crate::knative::logging::Logging;
+use crate::knative::network::{self, MeshMode as NetworkMesh};
+use crate::knative::{names, observability};
+use crate::kube::Source;
+use crate::kube::source::Flags;
+use crate::lifecycle::drain::Drain;
+use crate::telemetry::observability::{MetricsExport, Observability};
+use crate::telemetry::registry;
+use crate::telemetry::request_log::Template;
+use crate::telemetry::trace::{Names, Tracer};
+use crate::telemetry::{log, writer};
+use crate::tls::client::{Connector, Sni};
+use crate::tls::client_auth::ClientAuth;
+use crate::tls::policy::Policy;
+use crate::tls::{identity, provider, server, trust};
+use crate::worker::{Listener, Workers, cpu, memory};
+
+/// The component's name in `config-logging` and in the log.
+const COMPONENT: &str = "activator";
+/// How long the API server's version is asked for, once a second.
+const VERSION_LIMIT: Duration = Duration::from_secs(60);
+/// Without a memory limit: 60 per cent of the one in the original's manifest.
+const DEFAULT_WAITING_BYTES: u64 = 360 << 20;
+/// How long the last log lines may take.
+const LAST_LINES: Duration = Duration::from_secs(1);
+
+/// Why the process gives up: one fatal line.
+struct Fatal {
+    message: String,
+    error: String,
+}
+
+impl Fatal {
+    fn new(message: &str, error: impl Display) -> Self {
+        Self { message: message.to_owned(), error: error.to_string() }
+    }
+}
+
+/// Runs the activator until it is told to leave; the exit code is the process'.
+#[must_use]
+pub fn run<E: Env + Clone + 'static>(env: &E, flags: &Flags) -> ExitCode {
+    let config = match Config::from_env(env) {
+        Ok(config) => config,
+        Err(errors) => {
+            eprintln!("Failed to process env: {errors}");
+            return ExitCode::from(errors.exit_code());
+        }
+    };
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            log::fatal("Failed to start", &error);
+            return ExitCode::FAILURE;
+        }
+    };
+    let result = LocalSet::new().block_on(&runtime, start(config, env, flags));
+    let code = match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Fatal { message, error }) => {
+            log::fatal(&message, &error);
+            ExitCode::FAILURE
+        }
+    };
+    log::flush(LAST_LINES);
+    // A look-up of a name may still sit in its thread; nobody waits for it.
+    runtime.shutdown_background();
+    code
+}
+
+/// Settings that Knative keeps in config maps.
+struct Maps {
+    logging: Settings<Logging>,
+    observability: Settings<Observability>,
+}
+
+async fn start<E: Env + Clone + 'static>(config: Config, env: &E, flags: &Flags) -> Result<(), Fatal> {
+    let source = Source::find(env, flags).map_err(|e| Fatal::new("Error building kubeconfig", e))?;
+    await_version(&source, &config.kubernetes_min_version).await?;
+    let maps = config_maps(&source, &config, env).await?;
+    let observed = maps.observability.current();
+    tracing::info!("Starting the knative activator");
+
+    let workers = cpu::workers(cpu::Limits::of_this_process(), config.own.worker_threads);
+    let revisions = Arc::new(Revisions::default());
+    let link = Arc::new(autoscaler::Status::default());
+    let health = Health::new(link.clone(), config.own.autoscaler_readiness);
+    let metrics = Metrics::new(workers, metrics::resource(env, &config), revisions.clone(), link.clone());
+    let tracer = Tracer::new(&observed, Names::ACTIVATOR);
+    let (control_stop, control_stopped) = watch::channel(false);
+    let exported: Arc<dyn registry::Source> = metrics.clone();
+    let exports = export::start(&observed, &exported, tracer.clone(), &control_stopped);
+    if let MetricsExport::Prometheus(export) = &observed.metrics {
+        let policy = Policy::parse(scrape::PREFIX, None, None, None, None);
+        scrape::start(export, policy, exported, control_stopped.clone())
+            .map_err(|e| Fatal::new("Failed to setup meter provider", e))?;
+    }
+
+    let (identity, trust) = (identity::Store::new(), trust::Store::new());
+    let directory = Directory::follow(&source);
+    let certificates = Certificates::follow(&source, &config.system_namespace, identity.clone(), trust.clone());
+    directory.synced().await;
+    certificates.synced().await;
+    let cluster = Settings::start(&source, &config.system_namespace, network::NAME, network::Network::parse)
+        .await
+        .map_err(|e| unusable("network", &e))?;
+    let first = cluster.current();
+
+    let tls = Tls::new(&config, &identity, &trust, first.system_internal_tls)?;
+    let network =
+        Arc::new(ArcSwap::from_pointee(Network { mesh_host: first.mesh_pod_addressability, ..Network::default() }));
+    let settings =
+        probing::Settings { limit: config.probe_timeout, frequency: config.probe_frequency, ..Default::default() };
+    let (prober, probes) = probing::start(settings).map_err(|e| Fatal::new("Failed to start the prober", e))?;
+    let budget = Arc::new(Budget::new(waiting_bytes(&config)));
+    let differences = Arc::new(AtomicU64::new(0));
+    let following = directory.start(Wiring {
+        into: revisions.clone(),
+        policy: Arc::new(policy(&config, &first)),
+        budget: budget.clone(),
+        prober,
+        workers,
+        pod_ip: config.pod_ip.clone(),
+        accept_legacy_san: config.own.accept_legacy_san,
+        differences: differences.clone(),
+    });
+    tokio::task::spawn_local(following);
+
+    let (pokes, poked) = mpsc::unbounded_channel();
+    let reporter = Reporter::new(config.pod_name.clone());
+    tokio::task::spawn_local(autoscaler::link::run(
+        config.autoscaler(),
+        poked,
+        reporter,
+        link,
+        control_stopped.clone(),
+    ));
+    gauges(&metrics, &budget, &probes, differences, &trust, &identity);
+
+    let drain = Drain::new(workers);
+    let (order, order_seen) = watch::channel(None);
+    let (close, closed) = watch::channel(false);
+    let request_log = Arc::new(ArcSwapOption::empty());
+    let shared = Arc::new(Shared {
+        revisions,
+        network: network.clone(),
+        trust: trust.clone(),
+        cluster_domain: config.cluster_domain.clone(),
+        pools: pool_settings(&config, workers),
+        pokes,
+        waiting_timeout: config.own.waiting_timeout,
+        queue_tls_port: config.own.queue_tls_port,
+        http: crate::http::server::Settings {
+            header_bytes: config.own.max_header_bytes as usize,
+            header_lines: config.own.max_headers as usize,
+            streams: config.own.max_concurrent_streams,
+            ..Default::default()
+        },
+        client_idle: config.own.client_idle_timeout,
+        metrics,
+        measured: observed.metrics != MetricsExport::Off,
+        log: request_log.clone(),
+        tracer,
+        health: health.clone(),
+        drain: drain.clone(),
+        order: order_seen,
+        tls: tls.server,
+    });
+    let on_worker = {
+        let shared = shared.clone();
+        move |index| serve::on_worker(&shared, index)
+    };
+    let running = Rc::new(Workers::start(workers, on_worker).map_err(|e| Fatal::new("Failed to start", e))?);
+
+    let address = config.own.listen_address;
+    scrape::profile(address, config.profiling_port, control_stopped);
+    tokio::task::spawn_local(follow_logging(maps.logging.changes()));
+    set_request_log(&request_log, &observed);
+    tokio::task::spawn_local(follow_observability(maps.observability.changes(), request_log));
+    for (name, port, id) in [("http1", config.own.http_port, serve::HTTP1), ("h2c", config.own.http2_port, serve::H2C)]
+    {
+        listen(&running, address, name, port, id, closed.clone())?;
+    }
+    let switch = Switch {
+        certificates,
+        identity,
+        encryption: tls.client,
+        network,
+        health: health.clone(),
+        workers: running.clone(),
+        address,
+        port: config.own.tls_port,
+    };
+    tokio::task::spawn_local(switch.run(cluster.changes(), closed));
+
+    let drainer =
+        Drainer { health, drain, order, close, time: config.own.drain_time, grace: config.own.shutdown_grace };
+    drainer.run(&running).await.map_err(|e| Fatal::new("Failed to receive signals", e))?;
+    control_stop.send_replace(true);
+    for export in exports {
+        // Each limits its last push by itself.
+        let _ = export.await;
+    }
+    // Held until here: what they follow ends with them.
+    drop((maps, cluster));
+    Ok(())
+}
+
+/// Asks the API server for its version until it answers with one that will do.
+async fn await_version(source: &Source, minimum: &str) -> Result<(), Fatal> {
+    let deadline = tokio::time::Instant::now() + VERSION_LIMIT;
+    loop {
+        let Err(error) = source.check_version(minimum).await else { return Ok(()) };
+        eprintln!("Failed to get k8s version {error}");
+        if tokio::time::Instant::now() >= deadline {
+            return Err(Fatal::new("Timed out attempting to get k8s version", error));
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+async fn config_maps<E: Env + Clone + 'static>(source: &Source, config: &Config, env: &E) -> Result<Maps, Fatal> {
+    let namespace = &config.system_namespace;
+    let logging = Settings::start(source, namespace, &config.logging_name, Logging::parse)
+        .await
+        .map_err(|e| unusable("logging", &e))?;
+    let first = logging.current();
+    let fields = [("knative.dev/controller", COMPONENT), ("knative.dev/pod", config.pod_name.as_str())];
+    log::init_with(&first.zap, first.level(COMPONENT), COMPONENT, &fields);
+    let env = env.clone();
+    let parse = move |data: &_| observability::parse(data, &env);
+    let observability = Settings::start(source, namespace, &config.observability_name, parse)
+        .await
+        .map_err(|e| unusable("observability", &e))?;
+    Ok(Maps { logging, observability })
+}
+
+fn unusable(what: &str, error: &Unusable) -> Fatal {
+    Fatal::new(&format!("Error loading/parsing {what} configuration"), error)
+}
+
+fn policy(config: &Config, network: &network::Network) -> ThrottlePolicy {
+    ThrottlePolicy {
+        mesh: match network.mesh {
+            NetworkMesh::Auto => MeshMode::Auto,
+            NetworkMesh::Enabled => MeshMode::Enabled,
+            NetworkMesh::Disabled => MeshMode::Disabled,
+        },
+        pod_addressability: network.mesh_pod_addressability,
+        choice: config.own.choice,
+        slicing: config.own.slicing,
+        borrow: config.own.borrow,
+        queue_depth: config.own.queue_depth as usize,
+    }
+}
+
+/// What waiting requests may hold.
+fn waiting_bytes(config: &Config) -> usize {
+    let by_limit = || memory::limit().map_or(DEFAULT_WAITING_BYTES, |limit| limit / 10 * 6);
+    usize::try_from(config.own.waiting_bytes.map_or_else(by_limit, u64::from)).unwrap_or(usize::MAX)
+}
+
+fn pool_settings(config: &Config, workers: usize) -> pools::Settings {
+    let share = |all: usize| all.div_ceil(workers.max(1));
+    pools::Settings {
+        pool: Limits {
+            idle: share(config.max_idle_per_host),
+            idle_time: config.own.upstream_idle_timeout,
+            header_lines: config.own.max_headers as usize,
+        },
+        idle: share(config.max_idle),
+        connect: config.own.connect_timeout,
+        handshake: config.own.handshake_timeout,
+    }
+}
+
+fn listen(
+    workers: &Workers,
+    address: Option<std::net::IpAddr>,
+    name: &str,
+    port: u16,
+    id: crate::worker::PortId,
+    stop: watch::Receiver<bool>,
+) -> Result<(), Fatal> {
+    let socket = listener::bind(address, port).map_err(|error| {
+        Fatal::new("Failed to run HTTP server", format!("{name} server failed: {}", refusal(port, &error)))
+    })?;
+    let port = socket.local_addr().map_or(port, |address| address.port());
+    tracing::info!("Starting server {name}:{port}");
+    workers.listen(Listener { socket, port: id, stop });
+    Ok(())
+}
+
+/// Both sides of TLS, made whether it is on or not: it may be switched on later.
+struct Tls {
+    server: Arc<rustls::ServerConfig>,
+    client: Encryption,
+}
+
+impl Tls {
+    fn new(
+        config: &Config,
+        identity: &Arc<identity::Store>,
+        trust: &Arc<trust::Store>,
+        on: bool,
+    ) -> Result<Self, Fatal> {
+        let fatal = |e: String| Fatal::new("Failed to read TLS configuration from environment", e);
+        let raw = &config.tls;
+        let policy = Policy::parse(
+            "ACTIVATOR_",
+            Some(&raw.min_version),
+            Some(&raw.max_version),
+            Some(&raw.cipher_suites),
+            Some(&raw.curve_preferences),
+        )
+        .map_err(|e| fatal(e.to_string()))?;
+        let server = server::config(&policy, identity.clone(), &ClientAuth::Off, server::ALPN_HTTP)
+            .map_err(|e| fatal(e.to_string()))?;
+        // The variables are for the server alone; towards pods it is TLS 1.3 or nothing.
+        let towards_pods = Policy::parse("", None, None, None, None).map_err(|e| fatal(e.to_string()))?;
+        let sni = Sni::fixed(names::SAN_LEGACY).map_err(|e| fatal(e.to_string()))?;
+        let connector = Arc::new(Connector::new(&towards_pods, trust.clone()).sni(sni));
+        if on {
+            // aws-lc gathers entropy for tens of milliseconds when its generator is first used: not in a handshake.
+            std::thread::spawn(move || provider::warm_up(&policy));
+        }
+        Ok(Self { server, client: Encryption { connector, trust: trust.clone() } })
+    }
+}
+
+fn gauges(
+    metrics: &Metrics,
+    budget: &Arc<Budget>,
+    probes: &Arc<probing::Counters>,
+    differences: Arc<AtomicU64>,
+    trust: &Arc<trust::Store>,
+    identity: &Arc<identity::Store>,
+) {
+    let used = budget.clone();
+    metrics.gauge("lockkeeper_activator_waiting_bytes", "Bytes that waiting requests hold.", move || {
+        Some(used.used() as f64)
+    });
+    let counted = probes.clone();
+    metrics.counter("lockkeeper_activator_probes_total", "Probes of pods that were begun.", move || {
+        counted.started.load(Ordering::Relaxed)
+    });
+    let counted = probes.clone();
+    metrics.counter("lockkeeper_activator_probes_passed_total", "Probes of pods that passed.", move || {
+        counted.passed.load(Ordering::Relaxed)
+    });
+    let counted = probes.clone();
+    metrics.gauge("lockkeeper_activator_probing", "Addresses that are being probed now.", move || {
+        Some(counted.probing.load(Ordering::Relaxed) as f64)
+    });
+    metrics.counter(
+        "lockkeeper_activator_differences_total",
+        "State that differed from what its inputs give when it was computed again: always a defect.",
+        move || differences.load(Ordering::Relaxed),
+    );
+    let store = trust.clone();
+    metrics.gauge("lockkeeper_trust_generation", "Number of the set of trusted authorities.", move || {
+        Some(store.generation() as f64)
+    });
+    let store = trust.clone();
+    metrics.counter("lockkeeper_trust_skipped_total", "Blocks of trust bundles that were skipped.", move || {
+        store.skipped()
+    });
+    let store = identity.clone();
+    metrics.gauge(
+        "lockkeeper_certificate_not_after_seconds",
+        "When our certificate expires, seconds since 1970.",
+        move || store.current().map(|identity| identity.leaf.not_after.unix_timestamp() as f64),
+    );
+}
+
+async fn follow_logging(mut changes: watch::Receiver<Arc<Logging>>) {
+    loop {
+        let logging = changes.borrow_and_update().clone();
+        log::set_level(logging.level(COMPONENT));
+        if changes.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn follow_observability(mut changes: watch::Receiver<Arc<Observability>>, into: Arc<ArcSwapOption<RequestLog>>) {
+    while changes.changed().await.is_ok() {
+        let observed = changes.borrow_and_update().clone();
+        set_request_log(&into, &observed);
+    }
+}
+
+fn set_request_log(into: &ArcSwapOption<RequestLog>, observed: &Observability) {
+    let Some(text) = observed.request_log.as_deref() else { return into.store(None) };
+    match Template::parse(text) {
+        Ok(template) => into.store(Some(Arc::new(RequestLog { template, writer: writer::stdout().clone() }))),
+        Err(error) => tracing::error!(%error, "The request log's template can't be used; the previous one stays"),
+    }
+}
