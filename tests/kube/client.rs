@@ -129,3 +129,38 @@ fn given_kubeconfigs_that_are_of_no_use_when_read_then_the_reason_is_named() {
     let error = Source::find(&HashMap::new(), &Flags::default()).unwrap_err().to_string();
     assert!(error.contains("KUBERNETES_SERVICE_HOST") && error.contains("KUBECONFIG"), "{error}");
 }
+
+/// More watches than one connection carries go over several, and leave room for other requests.
+#[test]
+fn given_more_watches_than_a_connection_carries_then_another_one_is_opened() {
+    let server = ApiServer::start();
+    on_the_control_side(async {
+        let source = source(&server);
+        let watch = |i: u32| source.objects::<Revision>(Selection::within("demo").named(format!("r{i}-00001")));
+        let watched: Vec<_> = (0..150).map(watch).collect();
+        until("all are read", || watched.iter().all(|objects| objects.is_synced())).await;
+        assert!(within("an answer", source.check_version("v1.34.0")).await.is_ok());
+        assert_eq!(server.connections(), 2);
+        assert_eq!(server.watches("revisions"), 150);
+    });
+}
+
+/// A server without HTTP/2 gets a connection for each watch.
+#[test]
+fn given_a_server_of_http1_when_watched_then_each_watch_has_its_connection() {
+    let server = ApiServer::start();
+    server.only_http1();
+    server.apply(revision("demo", "a-00001"));
+    on_the_control_side(async {
+        let source = source(&server);
+        let all = source.objects::<Revision>(Selection::everywhere());
+        let some = source.objects::<Revision>(Selection::within("demo"));
+        within("the sets are read", async { tokio::join!(all.synced(), some.synced()) }).await;
+        server.cut("revisions", Cut::MidEvent);
+        server.apply(revision("demo", "b-00001"));
+        until("the change came to both", || all.len() == 2 && some.len() == 2).await;
+    });
+    let asked = server.requests();
+    assert!(asked.iter().all(|audit| audit.protocol == "HTTP/1.1"), "{asked:?}");
+    assert_eq!(server.connections(), 4);
+}

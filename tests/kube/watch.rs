@@ -46,7 +46,7 @@ fn given_objects_when_watched_then_one_streaming_list_gives_them_and_their_chang
     });
 
     let asked = server.requests_for("revisions");
-    assert_eq!(asked.len(), 1, "{asked:?}");
+    assert_eq!((asked.len(), server.connections()), (1, 1), "{asked:?}");
     assert_eq!(asked[0].path, "/apis/serving.knative.dev/v1/revisions");
     assert_eq!(asked[0].protocol, "HTTP/2.0");
     for (name, value) in
@@ -79,6 +79,22 @@ fn given_a_server_that_refuses_streaming_lists_when_watched_then_pages_give_the_
         let watch = asked.last().unwrap();
         assert!(watch.is_watch() && watch.parameter("resourceVersion") == "2201", "{watch:?}");
     }
+}
+
+/// A server that knows nothing of streaming lists takes them for watches: the set is never complete that way.
+#[test]
+fn given_a_server_that_takes_streaming_lists_for_watches_when_it_sends_a_bookmark_then_pages_give_the_set() {
+    let server = ApiServer::start();
+    server.ignore_streaming_lists();
+    server.apply(revision("demo", "a-00001"));
+    on_the_control_side(async {
+        let revisions = source(&server).objects::<Revision>(Selection::everywhere());
+        until("its objects came", || revisions.len() == 1).await;
+        assert!(!revisions.is_synced());
+        server.bookmark();
+        within("the set is read", revisions.synced()).await;
+        assert_eq!(revisions.counters().relists(), 2);
+    });
 }
 
 /// A server that forgets the list of which pages are asked for answers 410; the list is read in one piece then.

@@ -3,9 +3,9 @@ use std::pin::Pin;
 
 use bytes::Bytes;
 use http_body::Body;
-use hyper::body::Incoming;
 
 use crate::kube::api::error::Error;
+use crate::kube::api::transport::Answer;
 
 /// Longest line: an object holds 1.5 MiB in etcd, and JSON may blow it up.
 const MAX_LINE: usize = 16 << 20;
@@ -14,13 +14,13 @@ const KEPT: usize = 64 << 10;
 
 /// The lines of a body.
 pub(super) struct Lines {
-    body: Incoming,
+    body: Answer,
     frame: Bytes,
     partial: Vec<u8>,
 }
 
 impl Lines {
-    pub(super) fn of(body: Incoming) -> Self {
+    pub(super) fn of(body: Answer) -> Self {
         Self { body, frame: Bytes::new(), partial: Vec::new() }
     }
 

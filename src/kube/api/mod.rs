@@ -20,12 +20,11 @@ use bytes::{Bytes, BytesMut};
 use http::header::{ACCEPT, CONTENT_TYPE, HeaderValue, RETRY_AFTER, USER_AGENT};
 use http::{Method, Request, Response};
 use http_body::Body;
-use hyper::body::Incoming;
 use serde::Deserialize;
 
 use crate::kube::api::cluster::Cluster;
 use crate::kube::api::error::Refusal;
-use crate::kube::api::transport::{Payload, Transport};
+use crate::kube::api::transport::{Answer, Payload, Transport};
 use crate::kube::object::{Object, Selection};
 use crate::kube::objects::Objects;
 
@@ -99,7 +98,7 @@ impl Client {
         method: Method,
         path: &str,
         body: Option<(&'static str, Bytes)>,
-    ) -> Result<Response<Incoming>, Error> {
+    ) -> Result<Response<Answer>, Error> {
         let mut request = Request::builder()
             .method(method)
             .uri(path)
@@ -123,7 +122,7 @@ impl Client {
 }
 
 /// Reads a body to its end.
-async fn read(mut body: Incoming) -> Result<Bytes, Error> {
+async fn read(mut body: Answer) -> Result<Bytes, Error> {
     let whole = async {
         let mut bytes = BytesMut::new();
         while let Some(frame) = std::future::poll_fn(|cx| std::pin::Pin::new(&mut body).poll_frame(cx)).await {

@@ -1,7 +1,7 @@
 //! Connections to the API server.
 //!
-//! One HTTP/2 connection carries all watches; pings find out when its peer is gone. A server that speaks HTTP/1.1 only
-//! (a proxy on loopback) gets a connection for each request.
+//! One HTTP/2 connection carries all watches, or several do when there are many; pings find out when its peer is gone.
+//! A server that speaks HTTP/1.1 only (a proxy on loopback) gets a connection for each request.
 use std::cell::RefCell;
 use std::future::Future;
 use std::pin::Pin;
@@ -30,6 +30,9 @@ const HEAD: Duration = Duration::from_secs(30);
 /// A connection on which nothing came for so long is asked for a sign of life (client-go: 30 s and 15 s).
 const PING_AFTER: Duration = Duration::from_secs(30);
 const PING_LIMIT: Duration = Duration::from_secs(15);
+/// Requests and watches that share a connection. Servers allow 250 and more; one that is beyond their limit would wait
+/// for a watch to end.
+const STREAMS: usize = 100;
 /// What may be on its way to us unread: for one watch, and for all of them.
 const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
@@ -74,14 +77,36 @@ impl<F: Future<Output: 'static> + 'static> hyper::rt::Executor<F> for Local {
 /// Sends requests to one API server.
 pub(super) struct Transport {
     cluster: Cluster,
-    shared: RefCell<Option<http2::SendRequest<Payload>>>,
+    shared: RefCell<Vec<Shared>>,
     /// Held while connecting, so that watches which start together share what comes of it.
     connecting: Mutex<()>,
 }
 
+/// A connection that is shared; whoever uses it holds its slot too.
+#[derive(Clone)]
+struct Shared {
+    sender: http2::SendRequest<Payload>,
+    slot: Rc<()>,
+}
+
 enum Sender {
-    Shared(http2::SendRequest<Payload>),
+    Shared(Shared),
     Own(http1::SendRequest<Payload>),
+}
+
+/// The body of an answer. While it is held, its connection has one stream less to give.
+pub(super) struct Answer {
+    body: Incoming,
+    _slot: Option<Rc<()>>,
+}
+
+impl Body for Answer {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
 }
 
 impl Transport {
@@ -94,7 +119,7 @@ impl Transport {
     }
 
     /// Sends a request whose URI is a path with a query; the answer's body is still to come.
-    pub(super) async fn send(&self, mut request: Request<Payload>) -> Result<Response<Incoming>, Error> {
+    pub(super) async fn send(&self, mut request: Request<Payload>) -> Result<Response<Answer>, Error> {
         if let Some(token) = self.cluster.bearer().map_err(Error::settings)? {
             let mut value = HeaderValue::try_from(format!("Bearer {token}"))
                 .map_err(|_| Error::settings("the token is no header value".to_owned()))?;
@@ -106,42 +131,44 @@ impl Transport {
         let sender = self.sender().await?;
         let answer = async {
             match sender {
-                Sender::Shared(mut sender) => {
+                Sender::Shared(Shared { mut sender, slot }) => {
                     let uri = Uri::builder().scheme(self.cluster.scheme.clone()).authority(authority);
                     *request.uri_mut() = uri.path_and_query(path).build().map_err(Error::settings)?;
-                    sender.send_request(request).await.map_err(Error::lost)
+                    Ok((sender.send_request(request).await.map_err(Error::lost)?, Some(slot)))
                 }
                 Sender::Own(mut sender) => {
                     let host = HeaderValue::try_from(authority).map_err(Error::settings)?;
                     request.headers_mut().insert(HOST, host);
                     *request.uri_mut() = path.parse().map_err(Error::settings)?;
-                    sender.send_request(request).await.map_err(Error::lost)
+                    Ok((sender.send_request(request).await.map_err(Error::lost)?, None))
                 }
             }
         };
         match tokio::time::timeout(HEAD, answer).await {
-            Ok(answer) => answer,
+            Ok(answer) => answer.map(|(response, slot)| response.map(|body| Answer { body, _slot: slot })),
             Err(_) => Err(Error::lost(format!("no answer within {HEAD:?}"))),
         }
     }
 
     async fn sender(&self) -> Result<Sender, Error> {
         let _connecting = self.connecting.lock().await;
-        let known = self.shared.borrow().clone();
-        if let Some(mut sender) = known
-            && !sender.is_closed()
-            && std::future::poll_fn(|cx| sender.poll_ready(cx)).await.is_ok()
+        let known = {
+            let mut shared = self.shared.borrow_mut();
+            shared.retain(|shared| !shared.sender.is_closed());
+            shared.iter().find(|shared| Rc::strong_count(&shared.slot) <= STREAMS).cloned()
+        };
+        if let Some(mut shared) = known
+            && std::future::poll_fn(|cx| shared.sender.poll_ready(cx)).await.is_ok()
         {
-            return Ok(Sender::Shared(sender));
+            return Ok(Sender::Shared(shared));
         }
-        self.shared.replace(None);
         let connecting = Box::pin(self.connect());
         let sender = match tokio::time::timeout(CONNECT, connecting).await {
             Ok(sender) => sender?,
             Err(_) => return Err(Error::lost(format!("no connection within {CONNECT:?}"))),
         };
-        if let Sender::Shared(sender) = &sender {
-            self.shared.replace(Some(sender.clone()));
+        if let Sender::Shared(shared) = &sender {
+            self.shared.borrow_mut().push(shared.clone());
         }
         Ok(sender)
     }
@@ -189,5 +216,5 @@ async fn shared(stream: impl AsyncRead + AsyncWrite + Unpin + 'static) -> Result
     tokio::task::spawn_local(async move {
         let _ = connection.await;
     });
-    Ok(Sender::Shared(sender))
+    Ok(Sender::Shared(Shared { sender, slot: Rc::default() }))
 }

@@ -27,7 +27,8 @@ const PAGE: usize = 500;
 const WATCH: Duration = Duration::from_secs(300);
 /// A watch on which nothing came for so long is begun anew: bookmarks come each minute.
 const SILENCE: Duration = Duration::from_secs(150);
-/// A server that takes a streaming list as an ordinary watch never ends it; after this silence it is asked for pages.
+/// A server that takes a streaming list for an ordinary watch never ends it; after this silence, or a bookmark that is
+/// not the end, it is asked for pages.
 const UNENDED: Duration = Duration::from_secs(30);
 /// Waiting between attempts: doubled from the first to the last, up to half of it more at random.
 const FIRST_WAIT: Duration = Duration::from_millis(200);
@@ -186,9 +187,11 @@ impl<T: Object> Watch<T> {
             "BOOKMARK" => {
                 let Bookmark { metadata } = serde_json::from_str(object.get()).map_err(nonsense)?;
                 let ends = metadata.annotations.is_some_and(|marks| marks.end.as_deref() == Some("true"));
-                if ends || !initial {
-                    self.version = Some(metadata.resource_version);
+                if initial && !ends {
+                    self.streams = false;
+                    return Err(Error::Nonsense("the server takes a streaming list for a watch".to_owned()));
                 }
+                self.version = Some(metadata.resource_version);
                 return Ok(ends);
             }
             "ERROR" => return Err(Error::Refused(Refusal::read(StatusCode::INTERNAL_SERVER_ERROR, None, json))),

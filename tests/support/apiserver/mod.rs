@@ -36,7 +36,8 @@ struct Shared {
     /// Counts every change of the state, so that whoever waits looks again.
     turn: channel::Sender<u64>,
     run: channel::Sender<Run>,
-    tls: Arc<rustls::ServerConfig>,
+    /// With HTTP/2, and without.
+    tls: [Arc<rustls::ServerConfig>; 2],
     listening: channel::Sender<bool>,
 }
 
@@ -156,10 +157,9 @@ impl ApiServer {
         self.state().watches.get(plural).copied().unwrap_or(0)
     }
 
-    /// Waits until so many watches of one kind run.
-    #[track_caller]
-    pub fn await_watches(&self, plural: &str, count: usize) {
-        eventually("the watches run", || self.watches(plural) == count);
+    /// Connections that were opened so far.
+    pub fn connections(&self) -> usize {
+        self.state().connections
     }
 
     // Settings.
@@ -183,6 +183,11 @@ impl ApiServer {
     /// Takes streaming lists as ordinary watches from now on, as servers did that knew none.
     pub fn ignore_streaming_lists(&self) {
         self.change(|state| state.ignore_streaming = true);
+    }
+
+    /// Offers no HTTP/2 on connections from now on.
+    pub fn only_http1(&self) {
+        self.change(|state| state.only_http1 = true);
     }
 
     /// Refuses everything about one kind with 403 from now on, or no longer.

@@ -27,15 +27,17 @@ use super::state::{Audit, Resource, Selector, State};
 use super::watch::{Piece, Watch};
 use super::{Run, Shared};
 
-pub(super) fn tls(authority: &Authority) -> Arc<rustls::ServerConfig> {
+pub(super) fn tls(authority: &Authority) -> [Arc<rustls::ServerConfig>; 2] {
     let leaf = authority.leaf(&["kubernetes.default.svc", "localhost", "127.0.0.1"], 7).unwrap();
     let chain = CertificateDer::pem_slice_iter(leaf.chain.as_bytes()).collect::<Result<_, _>>().unwrap();
     let key = PrivateKeyDer::from_pem_slice(leaf.key.as_bytes()).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
     let mut config = builder.with_no_client_auth().with_single_cert(chain, key).unwrap();
+    let mut only_http1 = config.clone();
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Arc::new(config)
+    only_http1.alpn_protocols = vec![b"http/1.1".to_vec()];
+    [Arc::new(config), Arc::new(only_http1)]
 }
 
 pub(super) async fn run(
@@ -85,7 +87,12 @@ impl<F: Future<Output: 'static> + 'static> hyper::rt::Executor<F> for Local {
 
 async fn connection(shared: Arc<Shared>, stream: tokio::net::TcpStream) {
     let _ = stream.set_nodelay(true);
-    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::clone(&shared.tls));
+    let config = {
+        let mut state = shared.state.lock().unwrap();
+        state.connections += 1;
+        Arc::clone(&shared.tls[usize::from(state.only_http1)])
+    };
+    let acceptor = tokio_rustls::TlsAcceptor::from(config);
     let Ok(stream) = acceptor.accept(stream).await else { return };
     let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let service = service_fn(move |request| {

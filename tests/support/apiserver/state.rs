@@ -77,6 +77,8 @@ pub(super) struct State {
     pub(super) failures: HashMap<String, (usize, u16)>,
     pub(super) held: BTreeSet<String>,
     pub(super) slow: Option<(usize, Duration)>,
+    pub(super) only_http1: bool,
+    pub(super) connections: usize,
     uids: u64,
 }
 
@@ -100,6 +102,8 @@ impl State {
             failures: HashMap::new(),
             held: BTreeSet::new(),
             slow: None,
+            only_http1: false,
+            connections: 0,
             uids: 0,
         }
     }
