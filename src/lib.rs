@@ -30,3 +30,6 @@ pub mod certs;
 pub mod local;
 
 pub mod cli;
+
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;

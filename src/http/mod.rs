@@ -9,6 +9,7 @@ pub mod call;
 pub mod cause;
 pub mod dial;
 pub mod headers;
+pub mod interim;
 pub mod layer;
 pub mod limits;
 pub mod lines;

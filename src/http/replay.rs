@@ -6,7 +6,7 @@
 //! out once more on a fresh one, whatever the method: no handler that answers can have seen them. hyper's client
 //! notices nothing of it.
 //!
-//! Interim (1xx) responses are taken out here as well and handed to the downstream side byte for byte (RFC 9110
+//! Interim (1xx) responses are taken out here as well and handed to the downstream side ([`super::interim`], RFC 9110
 //! section 15.2 demands it of a proxy); hyper's client would swallow them.
 
 use std::cell::{Cell, RefCell};
@@ -19,6 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::call::Call;
 use super::dial::{Socket, Target};
+use super::interim::{self, Interim};
 use super::limits;
 use super::lines::{Head, Lines};
 
@@ -126,54 +127,17 @@ impl Wire {
 
     /// Takes complete interim heads off the front of `held`; true when what follows is (the beginning of) a final one.
     fn take_interim(&mut self) -> io::Result<bool> {
-        loop {
-            match Interim::look(&self.held) {
-                Interim::No => return Ok(true),
-                Interim::Incomplete if self.held.len() > limits::INTERIM_BYTES => {
-                    return Err(io::Error::new(io::ErrorKind::InvalidData, "interim response too large"));
-                }
-                Interim::Incomplete => return Ok(false),
-                Interim::Head(length) => {
-                    let rest = self.held.split_off(length);
-                    let head = std::mem::replace(&mut self.held, rest);
-                    let call = self.exchange.call.borrow();
-                    if let Some(call) = &*call {
-                        if head.get(9..12) == Some(b"100") {
-                            call.go_ahead.set(true);
-                        } else if !call.connection.h2.get() {
-                            call.connection.interim.push(&head);
-                        }
-                    }
+        let Self { held, exchange, .. } = self;
+        interim::take(held, |head| {
+            let call = exchange.call.borrow();
+            if let Some(call) = &*call {
+                if head.get(9..12) == Some(b"100") {
+                    call.go_ahead.set(true);
+                } else if !call.connection.h2.get() {
+                    call.connection.interim.push(head);
                 }
             }
-        }
-    }
-}
-
-/// What the first bytes of a response are.
-#[derive(Debug, PartialEq, Eq)]
-enum Interim {
-    No,
-    Incomplete,
-    /// An interim response of this many bytes.
-    Head(usize),
-}
-
-impl Interim {
-    fn look(bytes: &[u8]) -> Self {
-        const START: &[u8] = b"HTTP/1.1 1";
-        let common = bytes.iter().zip(START).take_while(|(a, b)| a == b).count();
-        if common < START.len() {
-            return if common == bytes.len() { Self::Incomplete } else { Self::No };
-        }
-        match bytes.get(10..12) {
-            None => Self::Incomplete,
-            Some(b"01") => Self::No, // a switch of protocols is final for hyper
-            Some(_) => match bytes.windows(4).position(|w| w == b"\r\n\r\n") {
-                Some(end) => Self::Head(end + 4),
-                None => Self::Incomplete,
-            },
-        }
+        })
     }
 }
 
@@ -276,27 +240,5 @@ impl AsyncWrite for Upstream {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.wire.socket).poll_shutdown(cx)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn given_the_first_bytes_of_a_response_when_looked_at_then_only_whole_interim_heads_are_taken() {
-        let cases: [(&[u8], Interim); 8] = [
-            (b"", Interim::Incomplete),
-            (b"HTTP/1.1", Interim::Incomplete),
-            (b"HTTP/1.1 200 OK", Interim::No),
-            (b"HTTP/1.0 200 OK", Interim::No),
-            (b"junk", Interim::No),
-            (b"HTTP/1.1 101 Switching", Interim::No),
-            (b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n", Interim::Incomplete),
-            (b"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200", Interim::Head(28)),
-        ];
-        for (bytes, expected) in cases {
-            assert_eq!(Interim::look(bytes), expected, "{}", String::from_utf8_lossy(bytes));
-        }
     }
 }

@@ -151,7 +151,7 @@ async fn say_goodbye(down: &mut Stream, to_caller: &Half, up: &mut Upstream, to_
 
 /// Follows the frames of a WebSocket just far enough to know where one ends.
 #[derive(Default)]
-struct Frames {
+pub(crate) struct Frames {
     /// Bytes of the current frame's header so far.
     header: Vec<u8>,
     /// Payload bytes of the current frame that are still to come.
@@ -159,11 +159,13 @@ struct Frames {
 }
 
 impl Frames {
-    fn at_border(&self) -> bool {
+    /// Whether no frame is under way.
+    pub(crate) fn at_border(&self) -> bool {
         self.header.is_empty() && self.left == 0
     }
 
-    fn pass(&mut self, mut bytes: &[u8]) {
+    /// Follows some more bytes.
+    pub(crate) fn pass(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             if self.left > 0 {
                 let n = usize::try_from(self.left).unwrap_or(usize::MAX).min(bytes.len());

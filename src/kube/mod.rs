@@ -14,7 +14,7 @@ pub mod api;
 pub mod counters;
 pub mod dir;
 pub mod key;
-mod manifest;
+pub(crate) mod manifest;
 pub mod object;
 pub mod objects;
 pub mod source;

@@ -118,9 +118,18 @@ async fn read(response: h2::client::ResponseFuture) -> Result<i32, Failure> {
     if let Some(trailers) = body.trailers().await.map_err(|e| broken(&e))? {
         accepted(&trailers)?;
     }
-    let payload = message.get(5..).filter(|_| message.first() == Some(&0));
-    let decoded = payload.and_then(|payload| CheckResponse::decode(payload).ok());
-    decoded.map(|answer| answer.status).ok_or_else(|| failed(13, "the answer is not a health check's"))
+    status(&message).ok_or_else(|| failed(13, "the answer is not a health check's"))
+}
+
+/// The `status` field of an answer's body: one message, not compressed, with its length before it.
+pub(crate) fn status(body: &[u8]) -> Option<i32> {
+    let decoded = match body {
+        [0, a, b, c, d, payload @ ..] if usize::try_from(u32::from_be_bytes([*a, *b, *c, *d])) == Ok(payload.len()) => {
+            CheckResponse::decode(payload).ok()
+        }
+        _ => None,
+    };
+    decoded.map(|answer| answer.status)
 }
 
 /// Refuses a `grpc-status` other than 0; its absence is no refusal (it comes with the trailers).

@@ -10,7 +10,7 @@ pub mod probe;
 pub mod prober;
 
 mod attempt;
-mod grpc;
+pub(crate) mod grpc;
 mod http_get;
 mod target;
 mod tls;

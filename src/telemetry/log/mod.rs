@@ -9,7 +9,7 @@
 
 mod encode;
 mod sample;
-mod settings;
+pub(crate) mod settings;
 mod subscriber;
 mod throttle;
 

@@ -91,7 +91,7 @@ pub(super) enum TimeFormat {
 
 /// A zap configuration.
 #[derive(Clone, Debug)]
-pub(super) struct Settings {
+pub(crate) struct Settings {
     pub(super) level: Level,
     pub(super) encoding: Encoding,
     pub(super) output: Output,
@@ -130,7 +130,7 @@ impl Settings {
     }
 
     /// The built-in settings with those of `json` over them (empty: none), then the level override.
-    pub(super) fn parse(json: &str, level: &str) -> Result<Self, SettingsError> {
+    pub(crate) fn parse(json: &str, level: &str) -> Result<Self, SettingsError> {
         let mut settings = Self::builtin("");
         if !json.is_empty() {
             match serde_json::from_str(json) {
