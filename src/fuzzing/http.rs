@@ -15,7 +15,7 @@ use crate::queue::readiness::grpc;
 use crate::telemetry::observability::Observability;
 use crate::telemetry::request_log::trace_id;
 use crate::telemetry::series;
-use crate::telemetry::trace::Tracer;
+use crate::telemetry::trace::{Names, Tracer};
 
 /// Two texts and what follows them.
 pub(super) fn texts_of(data: &[u8]) -> ([String; 2], &[u8]) {
@@ -91,7 +91,7 @@ pub(super) fn traceparent(data: &[u8]) {
     let Ok(value) = HeaderValue::from_bytes(data) else { return };
     let config = r#"{"tracing":{"protocol":"stdout","samplingRate":1}}"#;
     let env = std::collections::HashMap::<String, String>::new();
-    let tracer = Tracer::new(&Observability::parse(config, &env).unwrap()).unwrap();
+    let tracer = Tracer::new(&Observability::parse(config, &env).unwrap(), Names::QUEUE).unwrap();
     let headers = HeaderMap::from_iter([(HeaderName::from_static("traceparent"), value)]);
     let first = tracer.begin(&headers).traceparent();
     let text = first.to_str().unwrap().to_owned();

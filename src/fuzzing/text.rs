@@ -6,7 +6,7 @@ use ::http::{HeaderMap, Method, Version};
 
 use super::http::{header_lines, texts_of};
 use crate::gateway::access_log::{self, Entry};
-use crate::telemetry::request_log::{Record, RevisionFacts, Template, trace_id};
+use crate::telemetry::request_log::{Record, RevisionFacts, Template, TlsFacts, trace_id};
 
 /// A template of the request log, a NUL byte, a target, a NUL byte, header lines.
 pub(super) fn request_log(data: &[u8]) {
@@ -21,6 +21,14 @@ pub(super) fn request_log(data: &[u8]) {
         }
     };
     let headers = header_lines(lines);
+    let tls = TlsFacts {
+        version: 0x304,
+        resumed: false,
+        cipher_suite: 0x1301,
+        group: 29,
+        protocol: "h2",
+        server_name: target.as_str().into(),
+    };
     let mut out = b"before".to_vec();
     template.render(
         &Record {
@@ -31,7 +39,7 @@ pub(super) fn request_log(data: &[u8]) {
             remote_addr: ([127, 0, 0, 1], 1).into(),
             content_length: -1,
             headers: &headers,
-            tls: true,
+            tls: (target.len() % 2 == 1).then_some(&tls),
             code: 200,
             size: u64::MAX,
             latency: Duration::MAX,
