@@ -286,10 +286,9 @@ impl<T: Object> Watch<T> {
             let lately = self.relisted.is_some_and(|at| at.elapsed() < GOOD);
             return if lately { wait } else { Duration::ZERO };
         }
-        let no_streams = refused(StatusCode::BAD_REQUEST)
-            || refused(StatusCode::UNPROCESSABLE_ENTITY)
-            || refused(StatusCode::NOT_ACCEPTABLE);
-        if self.version.is_none() && self.streams && no_streams {
+        // Whatever it says: servers refuse streaming lists with 400, 422, and, over an old etcd, with 500. client-go turns
+        // to pages after any error too.
+        if self.version.is_none() && self.streams && matches!(error, Error::Refused(_)) {
             tracing::debug!("The server gives no streaming list of {}: {error}", T::KIND.plural);
             self.streams = false;
             return Duration::ZERO;
