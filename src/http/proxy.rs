@@ -236,7 +236,7 @@ impl Prepared {
         });
         hop.target_h2(&mut request, pool).map_err(Failure::Taken)?;
         let mut again = true;
-        let error = loop {
+        let failure = loop {
             let stream = match pool.stream().await {
                 Ok(stream) => stream,
                 Err(error) => return Err(Failure::Unreached(Box::new(Self { request, hop }), error)),
@@ -254,18 +254,21 @@ impl Prepared {
                     again = false;
                 }
                 Err(Failed::Unsent(unsent)) => {
-                    return Err(Failure::Unreached(Box::new(Self { request: *unsent, hop }), closed()));
+                    break Failure::Unreached(Box::new(Self { request: *unsent, hop }), closed());
                 }
-                Err(Failed::Exchange(error)) => break error,
+                Err(Failed::Exchange(error)) => break Failure::Taken(exchange(error, &hop.call)),
             }
         };
-        if pool.speaks() == Speaks::Unknown
-            && pool.refuses_h2().await
-            && let Some(spare) = spare
-        {
-            return Box::pin(spare.send_h1(pool)).await;
+        // Another request may have found it out meanwhile.
+        let http1_only = match pool.speaks() {
+            Speaks::Http1Only => true,
+            Speaks::Unknown => pool.refuses_h2().await,
+            Speaks::Http2 => false,
+        };
+        match spare {
+            Some(spare) if http1_only => Box::pin(spare.send_h1(pool)).await,
+            _ => Err(failure),
         }
-        Err(Failure::Taken(exchange(error, &hop.call)))
     }
 }
 

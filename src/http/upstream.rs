@@ -282,6 +282,11 @@ impl Pool {
     pub async fn refuses_h2(&self) -> bool {
         // The preface and an empty SETTINGS frame (RFC 9113 section 3.4).
         const HELLO: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+        // One asks, and those that come meanwhile wait for the answer.
+        let _one = self.h2_connecting.acquire().await;
+        if self.speaks.get() != Speaks::Unknown {
+            return self.speaks.get() == Speaks::Http1Only;
+        }
         let ask = async {
             let (mut socket, _) = self.target.dial_now().await.ok()?;
             socket.write_all(HELLO).await.ok()?;

@@ -247,11 +247,17 @@ class Echo(http.server.BaseHTTPRequestHandler):
     do_PUT = do_POST
 
 
+class Server(http.server.ThreadingHTTPServer):
+    """With room for a crowd: five connections may wait by default, and the rest try again after a second."""
+
+    daemon_threads = True
+    request_queue_size = 512
+
+
 @contextlib.contextmanager
 def application(handler=Echo):
     """An application on a free port of loopback."""
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    server.daemon_threads = True
+    server = Server(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield server.server_address[1]

@@ -69,6 +69,39 @@ fn given_an_application_that_answers_the_preface_without_a_status_line_when_an_h
     }
 }
 
+/// 14.11: what is found out by one request counts for all that are under way: none of a crowd is lost.
+#[test]
+fn given_an_http1_application_when_a_crowd_comes_over_http2_then_all_are_answered() {
+    let app = App::start(|conn| {
+        while let Some(head) = conn.head() {
+            if head.method() == "PRI" {
+                conn.send("HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
+                return;
+            }
+            conn.body(&head);
+            conn.send(ok("ok"));
+        }
+    });
+    for _ in 0..10 {
+        let mut queue = queue(app.port()).start();
+        let http = queue.http();
+        run(async {
+            let mut asked = Vec::new();
+            for number in 0..64 {
+                asked.push(tokio::task::spawn_local(async move {
+                    let mut client = Connection::open(local(http), None, Protocol::Http2).await.unwrap();
+                    let body = if number % 2 == 0 { "" } else { "a body" };
+                    let request = client.request("POST", "hello", "/").body(Outgoing::whole(body)).unwrap();
+                    client.fetch(request).await.map(|answer| answer.status).map_err(|error| error.to_string())
+                }));
+            }
+            for asked in asked {
+                assert_eq!(asked.await.unwrap(), Ok(200));
+            }
+        });
+    }
+}
+
 /// 3.4: connections to the application are used again.
 #[test]
 fn when_requests_follow_each_other_then_one_connection_carries_them() {
