@@ -11,6 +11,7 @@ import urllib.request
 
 from harness import BINARY, Certificates, Queue, Skip, application, case, contains, run, sh
 
+REPOSITORY = pathlib.Path(__file__).parents[2]
 # nonroot in distroless images.
 USER = 65532
 # What gcr.io/distroless/cc-debian12 has.
@@ -57,6 +58,26 @@ def the_binary_needs_nothing_that_its_image_lacks():
 
 
 @case
+def the_build_context_has_all_that_the_manifest_names():
+    allowed = [line[1:] for line in (REPOSITORY / ".dockerignore").read_text().splitlines() if line.startswith("!")]
+    with tempfile.TemporaryDirectory() as context:
+        for name in allowed:
+            source, target = REPOSITORY / name, pathlib.Path(context) / name
+            if source.is_dir():
+                shutil.copytree(source, target)
+            else:
+                shutil.copy(source, target)
+        # Reads the manifest and looks for the files of every target.
+        sh("cargo", "metadata", "--no-deps", "--format-version=1", "--manifest-path", f"{context}/Cargo.toml")
+
+
+@case
+def kubelet_can_see_that_the_user_is_not_root():
+    users = re.findall(r"^USER (\S+)", (REPOSITORY / "Dockerfile").read_text(), re.M)
+    assert users == [f"{USER}:{USER}"], f"a user by name fails `runAsNonRoot`: {users}"
+
+
+@case
 def without_arguments_it_is_the_queue_and_serves_as_nobody_from_a_read_only_root():
     root = empty_root()
     try:
@@ -88,7 +109,7 @@ def other_roles_are_named_by_an_argument():
         help_text = sh(*inside(root, "--help"))
         contains(help_text, "queue")
         # Every stage of the Dockerfile names a role that the binary has.
-        dockerfile = (pathlib.Path(__file__).parents[2] / "Dockerfile").read_text()
+        dockerfile = (REPOSITORY / "Dockerfile").read_text()
         for role in re.findall(r'^ENTRYPOINT \["/lockkeeper", "(\w+)"', dockerfile, re.M):
             contains(help_text, f"  {role} ")
     finally:
