@@ -2,7 +2,12 @@
 use std::collections::HashMap;
 use std::fs;
 
+use bytes::Bytes;
+use http::Method;
 use lockkeeper::knative::revision::Revision;
+use lockkeeper::kube::api::Client;
+use lockkeeper::kube::api::cluster::Cluster;
+use lockkeeper::kube::api::error::Error as ApiError;
 use lockkeeper::kube::source::{Error, Flags};
 use lockkeeper::kube::{Selection, Source};
 
@@ -159,8 +164,38 @@ fn given_a_server_of_http1_when_watched_then_each_watch_has_its_connection() {
         server.cut("revisions", Cut::MidEvent);
         server.apply(revision("demo", "b-00001"));
         until("the change came to both", || all.len() == 2 && some.len() == 2).await;
+        until("both watch again", || server.connections() == 4).await;
     });
     let asked = server.requests();
     assert!(asked.iter().all(|audit| audit.protocol == "HTTP/1.1"), "{asked:?}");
-    assert_eq!(server.connections(), 4);
+}
+
+/// Writes go over the same connection, and refusals say what the server said.
+#[test]
+fn given_an_object_when_written_with_an_old_version_then_the_conflict_is_told() {
+    let server = ApiServer::start();
+    server.apply(revision("demo", "a-00001"));
+    let env: HashMap<String, String> = server.env().into_iter().collect();
+    let path = "/apis/serving.knative.dev/v1/namespaces/demo/revisions/a-00001";
+    on_the_control_side(async {
+        let client = Client::new(Cluster::find(&env, &Flags::default()).unwrap());
+        let write = async |method: Method, path: &str, kind: &'static str, body: &str| {
+            let body = Some((kind, Bytes::from(body.to_owned())));
+            within("an answer", client.request(method, path, body)).await
+        };
+        let version = server.object("revisions", "demo", "a-00001").unwrap()["metadata"]["resourceVersion"].clone();
+        let body = format!(r#"{{"metadata":{{"resourceVersion":{version}}},"status":{{"x":1}}}}"#);
+        let status = format!("{path}/status");
+        write(Method::PUT, &status, "application/json", &body).await.unwrap();
+        let conflict = write(Method::PUT, &status, "application/json", &body).await.unwrap_err();
+        assert!(matches!(&conflict, ApiError::Refused(refusal) if refusal.status == 409), "{conflict}");
+        assert!(conflict.to_string().contains("the object has been modified"), "{conflict}");
+        let patch = r#"{"metadata":{"labels":{"serving.knative.dev/service":null}}}"#;
+        write(Method::PATCH, path, "application/merge-patch+json", patch).await.unwrap();
+    });
+    let object = server.object("revisions", "demo", "a-00001").unwrap();
+    assert_eq!(object["status"]["x"], 1);
+    assert!(object["metadata"]["labels"].get("serving.knative.dev/service").is_none());
+    let methods: Vec<_> = server.requests().into_iter().map(|audit| (audit.method, audit.status)).collect();
+    assert_eq!(methods, [("PUT".into(), 200), ("PUT".into(), 409), ("PATCH".into(), 200)]);
 }

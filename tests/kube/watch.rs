@@ -2,13 +2,14 @@
 use std::time::Duration;
 
 use lockkeeper::knative::config_map::ConfigMap;
-use lockkeeper::knative::endpoints::Endpoints;
-use lockkeeper::knative::revision::{Protocol, Revision};
+use lockkeeper::knative::endpoints::{Endpoints, Role};
+use lockkeeper::knative::revision::{LABEL_REVISION, Protocol, Revision};
+use lockkeeper::knative::service::{Service, private};
 use lockkeeper::kube::{Key, Objects, Selection};
 
 use super::{next, on_the_control_side, source, until, within};
 use crate::support::apiserver::{ApiServer, Cut};
-use crate::support::objects::{config_map, private_endpoints, revision};
+use crate::support::objects::{config_map, private_endpoints, private_service, public_endpoints, revision, service};
 
 fn names<T>(objects: &Objects<T>) -> Vec<String> {
     let mut names: Vec<String> = objects.all().into_iter().map(|(key, _)| key.name().to_owned()).collect();
@@ -364,5 +365,35 @@ fn given_objects_that_nobody_holds_when_dropped_then_their_watch_ends() {
         drop(changes);
         until("one ended", || server.watches("revisions") == 0).await;
         assert_eq!(server.watches("endpoints"), 1);
+    });
+}
+
+/// What stands between a gateway and a revision: both Endpoints and the private Service.
+#[test]
+fn given_what_belongs_to_a_revision_when_read_then_each_is_what_its_labels_say() {
+    let server = ApiServer::start();
+    server.apply(private_endpoints("demo", "a-00001").subset(&["10.0.0.1"], &["10.0.0.2"], "http", 8012));
+    server.apply(public_endpoints("demo", "a-00001").subset(&["10.0.9.9"], &[], "http", 8012));
+    server.apply(private_service("demo", "a-00001", "10.96.0.7"));
+    server.apply(service("kube-system", "dns", "10.96.0.10").port("dns", 53));
+    on_the_control_side(async {
+        let source = source(&server);
+        let endpoints = source.objects::<Endpoints>(Selection::everywhere().labelled(LABEL_REVISION));
+        let services = source.objects::<Service>(Selection::everywhere());
+        within("the sets are read", async { tokio::join!(endpoints.synced(), services.synced()) }).await;
+        let pods = endpoints.find("demo/a-00001-private").unwrap();
+        assert_eq!((pods.role, pods.revision.as_str()), (Role::Private, "demo/a-00001"));
+        let found = pods.destinations(Protocol::Http1);
+        assert_eq!(
+            (found.ready, found.not_ready),
+            (vec![([10, 0, 0, 1], 8012).into()], vec![([10, 0, 0, 2], 8012).into()])
+        );
+        assert_eq!(endpoints.find("demo/a-00001").unwrap().role, Role::Public);
+        let private = services.get(&private(&pods.revision)).unwrap();
+        assert_eq!(
+            (&*private.cluster_ip, private.port(Protocol::Http1), private.port(Protocol::H2c)),
+            ("10.96.0.7", Some(80), None)
+        );
+        assert_eq!(services.len(), 2);
     });
 }
