@@ -15,7 +15,7 @@ pub struct Drain {
     began: Instant,
     draining: AtomicBool,
     shards: Vec<Arc<Shard>>,
-    /// Called when a request ends while draining.
+    /// Called when a request ends, or becomes an upgraded connection, while draining.
     pub progress: Notify,
 }
 
@@ -23,6 +23,8 @@ pub struct Drain {
 #[derive(Debug, Default)]
 pub struct Shard {
     in_flight: AtomicI64,
+    /// Of those, upgraded connections.
+    upgraded: AtomicI64,
     last_request_ms: AtomicU64,
 }
 
@@ -58,6 +60,13 @@ impl Drain {
         self.shards.iter().map(|s| s.in_flight.load(Ordering::Relaxed)).sum()
     }
 
+    /// Of those in flight, upgraded connections. They end when the application ends them, which may not do so before it is
+    /// told to leave itself.
+    #[must_use]
+    pub fn upgraded(&self) -> i64 {
+        self.shards.iter().map(|s| s.upgraded.load(Ordering::Relaxed)).sum()
+    }
+
     /// When the last request that is no probe came in; the start of the process if there was none.
     #[must_use]
     pub fn last_request(&self) -> Instant {
@@ -70,28 +79,50 @@ impl Drain {
         let ms = now.saturating_duration_since(self.began).as_millis();
         shard.last_request_ms.store(u64::try_from(ms).unwrap_or(u64::MAX), Ordering::Relaxed);
         shard.add(1);
-        InFlight { drain: self.clone(), shard: shard.clone() }
+        InFlight { drain: self.clone(), shard: shard.clone(), upgraded: false }
     }
 }
 
 impl Shard {
     fn add(&self, n: i64) {
-        // One writer: no read-modify-write needed.
-        self.in_flight.store(self.in_flight.load(Ordering::Relaxed) + n, Ordering::Relaxed);
+        add(&self.in_flight, n);
     }
+}
+
+/// One writer: no read-modify-write needed.
+fn add(cell: &AtomicI64, n: i64) {
+    cell.store(cell.load(Ordering::Relaxed) + n, Ordering::Relaxed);
 }
 
 /// Counts a request as in flight until it is dropped.
 pub struct InFlight {
     drain: Arc<Drain>,
     shard: Arc<Shard>,
+    upgraded: bool,
+}
+
+impl InFlight {
+    /// The request was answered with 101.
+    pub fn upgrade(&mut self) {
+        if !std::mem::replace(&mut self.upgraded, true) {
+            add(&self.shard.upgraded, 1);
+            self.tell();
+        }
+    }
+
+    fn tell(&self) {
+        if self.drain.is_draining() {
+            self.drain.progress.notify_waiters();
+        }
+    }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.shard.add(-1);
-        if self.drain.is_draining() {
-            self.drain.progress.notify_waiters();
+        if self.upgraded {
+            add(&self.shard.upgraded, -1);
         }
+        self.tell();
     }
 }

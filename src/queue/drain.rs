@@ -22,7 +22,10 @@ pub enum Stage {
     Serving,
     /// Signal received.
     Signalled,
-    /// Nothing is in flight and nothing has come for the quiet period.
+    /// Nothing has come for the quiet period, and nothing is in flight but upgraded connections. The application may be told
+    /// to leave: it alone can end those in its protocol's words, and may wait with that for its own signal.
+    Released,
+    /// Nothing is in flight any more.
     Drained,
 }
 
@@ -104,8 +107,12 @@ impl Drainer {
         self.order.send_replace(Some(Order::Finish));
         loop {
             let progress = self.drain.progress.notified();
-            if self.drain.in_flight() <= 0 {
+            let in_flight = self.drain.in_flight();
+            if in_flight <= 0 {
                 break;
+            }
+            if in_flight <= self.drain.upgraded() {
+                self.stage.send_replace(Stage::Released);
             }
             let _ = tokio::time::timeout(Duration::from_millis(500), progress).await;
         }
@@ -119,7 +126,8 @@ impl Drainer {
     }
 }
 
-/// Answers `/wait-for-drain`: returns when the drain is over, or when no signal came and it was taken back.
+/// Answers `/wait-for-drain`: returns when the application may be told to leave, or when no signal came and the drain was
+/// taken back.
 pub async fn hook(drain: Arc<Drain>, mut stage: watch::Receiver<Stage>, reset: Duration) {
     drain.set_draining(true);
     let signalled = tokio::time::timeout(reset, stage.wait_for(|s| *s >= Stage::Signalled)).await.is_ok();
@@ -127,5 +135,5 @@ pub async fn hook(drain: Arc<Drain>, mut stage: watch::Receiver<Stage>, reset: D
         drain.set_draining(false);
         return;
     }
-    let _ = stage.wait_for(|s| *s >= Stage::Drained).await;
+    let _ = stage.wait_for(|s| *s >= Stage::Released).await;
 }

@@ -178,6 +178,38 @@ fn given_an_idle_http2_connection_when_terminated_then_it_gets_goaway() {
     assert!(types.contains(&7), "frame types {types:?}");
 }
 
+/// 11, Q1: an application that closes its WebSockets when it is told to leave gets to do so: they do not hold the hook that
+/// stands before its signal, but a request does.
+#[test]
+fn given_a_websocket_and_a_request_when_terminated_then_the_hook_waits_for_the_request_alone() {
+    let app = lockkeeper::local::app::App::start(local(0)).unwrap();
+    let mut queue = queue(app.addr().port()).start();
+    let (admin, http) = (queue.admin(), queue.http());
+    let mut websocket = Raw::plain(http);
+    websocket.get(
+        "/ws",
+        "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: a\r\n",
+    );
+    assert_eq!(websocket.head().unwrap().status(), 101);
+    let mut request = Raw::plain(http);
+    request.send("POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\na");
+    let mut hook = Raw::plain(admin);
+    hook.get("/wait-for-drain", "");
+    queue.logs("Attached drain handler from user-container");
+    queue.signal("TERM");
+    queue.logs("Shutting down server: main");
+    assert!(hook.reply_within(Duration::from_millis(700)).is_none(), "a request is in flight");
+    request.send("b");
+    assert_eq!(request.reply().status(), 200);
+    assert_eq!(hook.reply().status(), 200);
+    // The WebSocket is alive until the application, or its caller, closes it.
+    websocket.send([0x81, 0x81, 0, 0, 0, 0, b'x']);
+    assert_eq!(websocket.bytes(3), [0x81, 1, b'x']);
+    assert!(queue.poll().is_none(), "the WebSocket is in flight");
+    websocket.send([0x88, 0x80, 0, 0, 0, 0]);
+    assert_eq!(queue.exit().code(), Some(0));
+}
+
 /// 4 and 14.21: the hook returns when the drain is over, with the signal that came in time.
 #[test]
 fn given_a_hook_and_a_signal_when_quiet_then_the_hook_is_answered_and_the_process_leaves() {

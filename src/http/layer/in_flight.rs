@@ -4,6 +4,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use http::StatusCode;
+
 use crate::http::body::Watch;
 use crate::http::cause::Cause;
 use crate::http::{Request, Response};
@@ -35,7 +37,8 @@ impl<S: tower::Service<Request, Response = Response, Error = Cause>> tower::Serv
     }
 }
 
-struct Held(#[expect(dead_code, reason = "counts until it is dropped")] drain::InFlight);
+/// Counts until it is dropped.
+struct Held(drain::InFlight);
 
 impl Watch for Held {}
 
@@ -54,7 +57,10 @@ impl<F: Future<Output = Result<Response, Cause>>> Future for Counted<F> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let mut result = ready!(this.inner.poll(cx));
-        if let (Ok(response), Some(held)) = (&mut result, this.held.take()) {
+        if let (Ok(response), Some(mut held)) = (&mut result, this.held.take()) {
+            if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                held.0.upgrade();
+            }
             response.body_mut().watch(Box::new(held));
         }
         Poll::Ready(result)
