@@ -143,8 +143,11 @@ fn check_tls(
         return Ok(());
     }
     let covered = names.find(shown).is_some_and(|identity| {
+        // The host's own certificate, whatever it says: the caller has judged it.
+        let own = names.find(Some(&host)).is_some_and(|of_host| Arc::ptr_eq(of_host, identity));
         let wild = host.split_once('.').map(|(_, rest)| format!("*.{rest}"));
-        identity.leaf.has_name(host.as_bytes()) || wild.is_some_and(|wild| identity.leaf.has_name(wild.as_bytes()))
+        own || identity.leaf.has_name(host.as_bytes())
+            || wild.is_some_and(|wild| identity.leaf.has_name(wild.as_bytes()))
     });
     // A caller who sent no name has the default certificate and knows what it is doing.
     if covered || shown.is_none() { Ok(()) } else { Err(Cause::Misdirected) }
