@@ -5,6 +5,7 @@ mod handle;
 mod model;
 mod orders;
 mod rules;
+mod spread;
 
 use std::net::SocketAddr;
 
