@@ -8,7 +8,7 @@ use super::super::throttle::Pace;
 const FIRST: Duration = Duration::from_millis(5);
 /// The longest pause while a request waits. A pod becomes able to answer at any moment of a pause, so half of it is
 /// what a held request loses on average.
-const WAITED_FOR: Duration = Duration::from_millis(10);
+pub(super) const WAITED_FOR: Duration = Duration::from_millis(10);
 /// The same, when the pod answers that it is not ready: each probe makes its queue ask the application.
 const WAITED_FOR_ANSWERING: Duration = Duration::from_millis(20);
 /// How long the shortest pauses are kept up.

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use smallvec::SmallVec;
 
 use super::super::throttle::{Pace, ProbeKey};
-use super::pace::{Situation, aside};
+use super::pace::{Situation, WAITED_FOR, aside};
 
 /// An address of a revision, in one epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -48,6 +48,9 @@ pub(super) struct Limits {
 
 /// The limit in round trips: one to connect, one to ask, and room for their spread.
 const ROUND_TRIPS: u32 = 6;
+/// How long after the start of a probe that is connected another one follows: its packets are not lost, so the answer
+/// will come as soon on this connection as on another, and on a busy machine more probes only make it busier.
+const CONNECTED: Duration = Duration::from_secs(2);
 /// Probes of one address at once, late ones included.
 const AT_ONCE: usize = 6;
 /// When a late probe is given up.
@@ -58,6 +61,7 @@ struct Attempt {
     id: AttemptId,
     started: Instant,
     limit: Duration,
+    connected: bool,
     late: bool,
 }
 
@@ -75,6 +79,8 @@ struct Entry {
     limit: Duration,
     failures: u32,
     since: Instant,
+    /// When the last probe started.
+    last: Option<Instant>,
     /// When the next probe starts; `None` while one runs that is not late, or while this waits for its turn.
     next: Option<Instant>,
     attempts: SmallVec<[Attempt; 1]>,
@@ -140,6 +146,7 @@ impl Schedule {
                 limit: self.limits.limit,
                 failures: 0,
                 since: now,
+                last: None,
                 next: Some(first),
                 attempts: SmallVec::new(),
                 due: None,
@@ -160,16 +167,16 @@ impl Schedule {
         entry.attempts.into_iter().map(|attempt| attempt.id).collect()
     }
 
-    /// A request has begun to wait: probe all addresses of its revision now, but those that were put aside.
+    /// A request has begun to wait: probe all addresses of its revision now, but those that were put aside, and those
+    /// that were probed a moment ago.
     pub(super) fn hurry(&mut self, revision: u64, now: Instant) {
         let ours = |key: &Key| key.revision == revision;
         let keys: Vec<_> = self.entries.keys().filter(|key| ours(key)).copied().collect();
         for key in keys {
             let Some(entry) = self.entries.get_mut(&key) else { continue };
             if !matches!(entry.pace, Pace::Aside { .. }) {
-                entry.failures = 0;
-                entry.since = now;
-                entry.next = entry.next.map(|_| now);
+                let soon = entry.last.map_or(now, |last| now.max(last + WAITED_FOR));
+                entry.next = entry.next.map(|next| next.min(soon));
             }
             self.settle(key);
         }
@@ -181,6 +188,7 @@ impl Schedule {
         entry.limit = entry.limit.max(took.saturating_mul(ROUND_TRIPS));
         if let Some(attempt) = entry.attempts.iter_mut().find(|attempt| attempt.id == id) {
             attempt.limit = entry.limit;
+            attempt.connected = true;
         }
         self.settle(key);
     }
@@ -223,9 +231,13 @@ impl Schedule {
                 && fresh.ends() <= now
             {
                 fresh.late = true;
+                let patient = fresh.connected.then_some(fresh.started + CONNECTED);
                 self.late.push_back((key, fresh.id));
                 self.forget_ended();
                 self.pause(key, false, is_waited_for(key.revision), now);
+                if let Some((entry, patient)) = self.entries.get_mut(&key).zip(patient) {
+                    entry.next = entry.next.map(|next| next.max(patient));
+                }
                 self.settle(key);
                 return Some(Do::Late { key });
             }
@@ -272,9 +284,16 @@ impl Schedule {
             if !std::mem::take(&mut entry.queued) {
                 continue;
             }
+            entry.last = Some(now);
             self.attempts += 1;
             let attempt = self.attempts;
-            entry.attempts.push(Attempt { id: attempt, started: now, limit: entry.limit, late: false });
+            entry.attempts.push(Attempt {
+                id: attempt,
+                started: now,
+                limit: entry.limit,
+                connected: false,
+                late: false,
+            });
             self.running += 1;
             self.settle(key);
             return Some(Do::Start { key, attempt });

@@ -162,6 +162,8 @@ pub struct Throttle {
     random: u64,
     waiting: Waiting,
     running: usize,
+    /// Addresses that the prober was asked to probe.
+    probed: usize,
     // What was not yet taken by the caller.
     wakers: SmallVec<[Waker; 4]>,
     wanted: Vec<Wanted>,
@@ -188,6 +190,7 @@ impl Throttle {
             random: seed | 1,
             waiting: Waiting::default(),
             running: 0,
+            probed: 0,
             wakers: SmallVec::new(),
             wanted: Vec::new(),
         }
@@ -317,7 +320,7 @@ impl Throttle {
         if self.waiting.len() >= self.rules.policy.queue_depth && !again {
             return Arrived::Full;
         }
-        if self.waiting.is_empty() && self.listed() > 0 {
+        if self.waiting.is_empty() && self.probed > 0 {
             self.wanted.push(Wanted::Hurry);
         }
         Arrived::Wait(Ticket(self.waiting.push(again)))
@@ -655,11 +658,14 @@ impl Throttle {
     /// Tells the prober what has changed.
     fn ask(&mut self, tier: Usable) {
         let in_fallback = self.target == Target::ClusterIp;
+        self.probed = 0;
         for (index, pod) in &mut self.pods {
             let pace = pod.wants(&self.rules, in_fallback);
+            self.probed += usize::from(pace.is_some());
             pod.health.ask(u32::try_from(index).unwrap_or(CLUSTER), pod.address, pace, &mut self.wanted);
         }
         let pace = self.cluster_wants(tier);
+        self.probed += usize::from(pace.is_some());
         if let Some(address) = self.cluster.address {
             self.cluster.health.ask(CLUSTER, address, pace, &mut self.wanted);
         } else if let Some((epoch, _)) = self.cluster.health.asked.take() {

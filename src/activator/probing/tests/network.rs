@@ -13,6 +13,8 @@ pub(super) struct Behaviour {
     /// From when on it answers; before, it refuses, or swallows everything.
     pub(super) opens: Duration,
     pub(super) swallows: bool,
+    /// How long it holds its answer.
+    pub(super) holds: Duration,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -117,11 +119,11 @@ impl Network {
         self.started.entry(key).or_default().push(now);
         assert!(self.running.insert(attempt));
         self.most_running = self.most_running.max(self.running.len());
-        let Behaviour { round_trip, opens, swallows } = self.pods[&key];
+        let Behaviour { round_trip, opens, swallows, holds } = self.pods[&key];
         let arrives = self.now + round_trip / 2;
         if arrives >= self.start + opens {
             self.at(self.now + round_trip, Event::Connected(key, attempt, round_trip));
-            self.at(self.now + round_trip * 2, Event::Ends(key, attempt, true));
+            self.at(self.now + round_trip * 2 + holds, Event::Ends(key, attempt, true));
         } else if !swallows {
             self.at(self.now + round_trip, Event::Ends(key, attempt, false));
         }

@@ -9,9 +9,12 @@ use super::super::schedule::Limits;
 use super::network::{Behaviour, LIMITS, Network, key, ms};
 
 const NEVER: Duration = Duration::from_secs(1_000_000);
-const REFUSES: Behaviour = Behaviour { round_trip: Duration::ZERO, opens: NEVER, swallows: false };
-const SWALLOWS: Behaviour = Behaviour { round_trip: Duration::ZERO, opens: NEVER, swallows: true };
-const ANSWERS: Behaviour = Behaviour { round_trip: Duration::ZERO, opens: Duration::ZERO, swallows: false };
+const REFUSES: Behaviour =
+    Behaviour { round_trip: Duration::ZERO, opens: NEVER, swallows: false, holds: Duration::ZERO };
+const SWALLOWS: Behaviour =
+    Behaviour { round_trip: Duration::ZERO, opens: NEVER, swallows: true, holds: Duration::ZERO };
+const ANSWERS: Behaviour =
+    Behaviour { round_trip: Duration::ZERO, opens: Duration::ZERO, swallows: false, holds: Duration::ZERO };
 
 /// A3 of the issue: at once, then after 5, 10, 20, 40, 80, 160, 200 ms.
 #[test]
@@ -45,7 +48,14 @@ fn given_a_pod_that_is_probed_seldom_when_a_request_begins_to_wait_then_it_is_pr
     network.hurry(1);
     network.run(ms(1050));
     let started: Vec<_> = network.started[&key(1, 0)].iter().map(Duration::as_millis).collect();
-    assert_eq!(started[10..], [1000, 1005, 1015, 1025, 1035, 1045]);
+    assert_eq!(started[10..], [1000, 1010, 1020, 1030, 1040, 1050]);
+
+    // Again and again, as when a revision is always at its limit: not more often for that.
+    for now in 1051..1100 {
+        network.hurry(1);
+        network.run(ms(now));
+    }
+    assert_eq!(network.started[&key(1, 0)].len(), 16 + 4);
 }
 
 /// A3: the limit follows the round trip, so that every delay works, and costs two round trips.
@@ -68,6 +78,16 @@ fn given_a_round_trip_of_seconds_then_it_is_learned() {
     network.want(key(1, 0), Pace::Usual, Behaviour { round_trip: ms(1500), ..ANSWERS });
     network.run(ms(20_000));
     assert!(network.passed[&key(1, 0)] < ms(6_000), "{:?}", network.passed);
+}
+
+/// A queue may hold its answer until the application is ready: then its first probe is answered, and few are open.
+#[test]
+fn given_a_pod_that_connects_and_does_not_answer_then_few_probes_follow_and_the_answer_is_awaited() {
+    let mut network = Network::new(LIMITS, true);
+    network.want(key(1, 0), Pace::Usual, Behaviour { holds: ms(5_100), ..ANSWERS });
+    network.run(ms(10_000));
+    assert_eq!(network.passed[&key(1, 0)], ms(5_100));
+    assert_eq!(network.started[&key(1, 0)].len(), 3);
 }
 
 #[test]

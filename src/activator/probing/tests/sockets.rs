@@ -37,7 +37,9 @@ async fn eventually(what: &str, is: impl Fn() -> bool) {
 async fn read_head(stream: &mut TcpStream) -> Option<String> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
-        head.push(stream.read_u8().await.ok()?);
+        if stream.read_buf(&mut head).await.ok()? == 0 {
+            return None;
+        }
     }
     String::from_utf8(head).ok()
 }
@@ -49,6 +51,7 @@ fn serve(listener: TcpListener, answer: &'static str, pause: Duration) -> Arc<At
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
             counted.fetch_add(1, Ordering::SeqCst);
+            let _ = stream.set_nodelay(true);
             tokio::spawn(async move {
                 while read_head(&mut stream).await.is_some() {
                     tokio::time::sleep(pause).await;
@@ -254,7 +257,8 @@ async fn given_five_hundred_pods_at_once_then_each_is_probed_once_and_left_alone
     eventually("all are usable", || revision.counts().usable == pods.len()).await;
     eventually("nothing is probed", || counters.probing.load(Ordering::Relaxed) == 0).await;
     let (started, late) = (counters.started.load(Ordering::Relaxed), counters.late.load(Ordering::Relaxed));
-    // One that was late on a busy machine was probed again.
+    // One that was late by seconds on a busy machine was probed again.
+    println!("{started} probes, {late} late");
     assert!(started as usize <= pods.len() + late as usize, "{started} probes, {late} late");
     assert!(connections.load(Ordering::SeqCst) >= pods.len());
 }
