@@ -2,6 +2,7 @@
 #![allow(unreachable_pub, clippy::unwrap_used, reason = "a test stops at the first surprise, and exports nothing")]
 #![allow(clippy::needless_pass_by_value, reason = "builders read better with values")]
 
+mod activator;
 mod architecture;
 mod harness;
 mod kube;

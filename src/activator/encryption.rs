@@ -48,10 +48,25 @@ struct Open {
 }
 
 impl Switch {
-    /// Follows settings and certificates until `closed`. What holds now is in force when the future is first polled.
-    pub async fn run(self, mut settings: watch::Receiver<Arc<Settings>>, mut closed: watch::Receiver<bool>) {
-        let (mut pairs, mut authorities) = (self.identity.changes(), self.encryption.trust.changes());
+    /// Puts into force what holds now, and then follows settings and certificates until `closed`.
+    pub fn start(
+        self,
+        mut settings: watch::Receiver<Arc<Settings>>,
+        closed: watch::Receiver<bool>,
+    ) -> impl Future<Output = ()> {
+        let wanted = settings.borrow_and_update().system_internal_tls;
         let mut open: Option<Open> = None;
+        self.apply(wanted, true, &mut open);
+        self.follow(settings, closed, open)
+    }
+
+    async fn follow(
+        self,
+        mut settings: watch::Receiver<Arc<Settings>>,
+        mut closed: watch::Receiver<bool>,
+        mut open: Option<Open>,
+    ) {
+        let (mut pairs, mut authorities) = (self.identity.changes(), self.encryption.trust.changes());
         let mut at_start = true;
         loop {
             let wanted = settings.borrow_and_update().system_internal_tls;
@@ -86,9 +101,9 @@ impl Switch {
         }
         // At start TLS counts at once: what can't be verified is not reached.
         if !wanted {
-            self.upstream(None);
+            self.upstream(None, at_start);
         } else if missing.is_none() || at_start {
-            self.upstream(Some(&self.encryption));
+            self.upstream(Some(&self.encryption), at_start);
         }
         let serves = wanted && self.identity.current().is_some();
         match (serves, &*open) {
@@ -102,7 +117,7 @@ impl Switch {
         }
     }
 
-    fn upstream(&self, encryption: Option<&Encryption>) {
+    fn upstream(&self, encryption: Option<&Encryption>, at_start: bool) {
         let now = self.network.load_full();
         if now.tls.is_some() == encryption.is_some() {
             return;
@@ -112,7 +127,7 @@ impl Switch {
         self.network.store(Arc::new(Network {
             tls: encryption.cloned(),
             mesh_host: now.mesh_host,
-            since: Some(Instant::now()),
+            since: (!at_start).then(Instant::now),
         }));
     }
 

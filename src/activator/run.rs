@@ -212,10 +212,6 @@ async fn start<E: Env + Clone + 'static>(config: Config, env: &E, flags: &Flags)
     tokio::task::spawn_local(follow_logging(maps.logging.changes()));
     set_request_log(&request_log, &observed);
     tokio::task::spawn_local(follow_observability(maps.observability.changes(), request_log));
-    for (name, port, id) in [("http1", config.own.http_port, serve::HTTP1), ("h2c", config.own.http2_port, serve::H2C)]
-    {
-        listen(&running, address, name, port, id, closed.clone())?;
-    }
     let switch = Switch {
         certificates,
         identity,
@@ -226,8 +222,12 @@ async fn start<E: Env + Clone + 'static>(config: Config, env: &E, flags: &Flags)
         address,
         port: config.own.tls_port,
     };
-    tokio::task::spawn_local(switch.run(cluster.changes(), closed));
-
+    // Before the other ports open: no request may find pods addressed in plaintext while TLS is on.
+    tokio::task::spawn_local(switch.start(cluster.changes(), closed.clone()));
+    for (name, port, id) in [("http1", config.own.http_port, serve::HTTP1), ("h2c", config.own.http2_port, serve::H2C)]
+    {
+        listen(&running, address, name, port, id, closed.clone())?;
+    }
     let drainer =
         Drainer { health, drain, order, close, time: config.own.drain_time, grace: config.own.shutdown_grace };
     drainer.run(&running).await.map_err(|e| Fatal::new("Failed to receive signals", e))?;

@@ -204,6 +204,8 @@ pub fn text(status: StatusCode, body: Body) -> Response {
 pub fn profile(address: Option<std::net::IpAddr>, port: u16, stop: watch::Receiver<bool>) {
     match listener::bind(address, port) {
         Ok(socket) => {
+            let port = socket.local_addr().map_or(port, |address| address.port());
+            tracing::info!("Starting server profile:{port}");
             tokio::task::spawn_local(listener::serve(socket, Speaks::Plain, nothing(), stop));
         }
         Err(error) => tracing::error!(%error, "the profiling port cannot be opened"),

@@ -14,7 +14,7 @@ use super::route::Routed;
 use crate::activator::autoscaler::Poke;
 use crate::activator::metrics::Count;
 use crate::activator::statistics::InFlight;
-use crate::activator::throttle::{Entry, Refused, Slot};
+use crate::activator::throttle::{Entry, Failure as Unusable, Refused, Slot};
 use crate::activator::upstream::{Network, verdict};
 use crate::activator::worker::{Local, Worker};
 use crate::http::body::Watch;
@@ -113,7 +113,8 @@ async fn dispatch(worker: &Worker, local: &Local, request: Request) -> Result<Re
             Err(Failure::Unreached(untaken, error)) => {
                 told(local, &slot, &error);
                 slot.failed(verdict(&error));
-                let switching = network.since.is_some_and(|since| since.elapsed() < SWITCHING);
+                let switching = verdict(&error) == Unusable::Unreachable
+                    && network.since.is_some_and(|since| since.elapsed() < SWITCHING);
                 if tries >= TRIES && !switching {
                     return Err(unreached(error));
                 }

@@ -1,0 +1,12 @@
+//! The activator against its contract, section by section: the real executable, an API server that speaks the real
+//! protocol, a scripted autoscaler, and real queues as pods, in plaintext and over TLS.
+mod autoscaler;
+mod cold_start;
+mod encryption;
+mod observed;
+mod probes;
+mod request;
+mod shutdown;
+mod startup;
+mod statistics;
+mod world;

@@ -1,0 +1,120 @@
+//! Section 13: leaving.
+use std::time::{Duration, Instant};
+
+use super::world::{Activator, NAMESPACE, REVISION, World, named};
+use crate::support::app::{App, ok};
+use crate::support::client::{Raw, run};
+use crate::support::wait::eventually;
+use lockkeeper::local::client::{Connection, Outgoing, Protocol};
+
+/// 13.1: readiness fails at once; everything else goes on for the drain time; then it exits with 0.
+#[test]
+fn given_a_signal_when_the_drain_time_runs_then_requests_are_served_as_before() {
+    let world = World::new(false);
+    world.create(world.revision());
+    let mut activator = Activator::of(world.builder().env("LOCKKEEPER_DRAIN_TIME", "1s"), false);
+    let pod = world.pod();
+    world.endpoints(&[pod.ip], &[]);
+    assert_eq!(activator.get().status(), 200);
+    let start = Instant::now();
+    activator.process.signal("TERM");
+    eventually("not ready", || {
+        let reply = activator.health();
+        reply.status() == 500 && reply.text() == "received SIGTERM from kubelet\n"
+    });
+    assert_eq!(activator.get().status(), 200);
+    assert_eq!(activator.process.exit().code(), Some(0));
+    assert!(start.elapsed() >= Duration::from_secs(1));
+}
+
+fn slow() -> App {
+    App::each(|_, _| {
+        std::thread::sleep(Duration::from_millis(700));
+        ok("slow")
+    })
+}
+
+/// 13.2, and better than 13.3: requests in flight end, over HTTP/1.1 and over HTTP/2 without TLS.
+#[test]
+fn given_requests_in_flight_when_it_leaves_then_they_end_well() {
+    for protocol in [Protocol::Http1, Protocol::Http2] {
+        let world = World::new(false);
+        world.create(world.revision());
+        let mut activator = world.start();
+        let pod = world.pod_with(slow(), |builder| builder);
+        world.endpoints(&[pod.ip], &[]);
+        let address = ([127, 0, 0, 1], activator.h2c).into();
+        let status = run(async {
+            let mut connection = Connection::open(address, None, protocol).await.unwrap();
+            let request = connection.request("GET", "hello.example.com", "/");
+            let request = request
+                .header("knative-serving-namespace", NAMESPACE)
+                .header("knative-serving-revision", REVISION)
+                .body(Outgoing::whole(""))
+                .unwrap();
+            let asked = tokio::task::spawn_local(async move { connection.fetch(request).await.unwrap().status });
+            while pod.app.seen().is_empty() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            activator.process.signal("TERM");
+            asked.await.unwrap()
+        });
+        assert_eq!(status, 200, "{protocol:?}");
+        assert_eq!(activator.process.exit().code(), Some(0));
+    }
+}
+
+/// A request that is still waiting is in flight too: it is served when its pod comes.
+#[test]
+fn given_a_waiting_request_when_it_leaves_then_it_is_still_served() {
+    let world = World::new(false);
+    world.create(world.revision());
+    let mut activator = world.start();
+    let mut client = activator.ask();
+    eventually("the autoscaler is told", || !world.autoscaler.told().is_empty());
+    activator.process.signal("TERM");
+    activator.process.logs("Done waiting, shutting down servers.");
+    let pod = world.pod();
+    world.endpoints(&[pod.ip], &[]);
+    assert_eq!(client.reply().status(), 200);
+    assert_eq!(activator.process.exit().code(), Some(0));
+}
+
+/// An upgraded connection is waited for, up to the grace period, and then cut.
+#[test]
+fn given_an_upgraded_connection_when_it_leaves_then_it_lives_until_the_grace_period_is_over() {
+    let world = World::new(false);
+    world.create(world.revision());
+    let mut activator = Activator::of(world.builder().env("LOCKKEEPER_SHUTDOWN_GRACE", "2s"), false);
+    let app = App::start(|conn| {
+        conn.head();
+        conn.send("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n");
+        loop {
+            let bytes = conn.some();
+            if bytes.is_empty() {
+                return;
+            }
+            conn.send(bytes);
+        }
+    });
+    let pod = world.pod_with(app, |builder| builder);
+    world.endpoints(&[pod.ip], &[]);
+    let mut client = Raw::plain(activator.http1);
+    client.get("/", &format!("{}Connection: Upgrade\r\nUpgrade: echo\r\n", named(NAMESPACE, REVISION)));
+    assert_eq!(client.head().unwrap().status(), 101);
+    activator.process.signal("TERM");
+    activator.process.logs("Done waiting, shutting down servers.");
+    assert_eq!(client.send("hello").bytes(5), b"hello");
+    assert_eq!(activator.process.exit().code(), Some(0));
+}
+
+/// Nothing in flight: it does not wait for a peer's silence to end.
+#[test]
+fn given_nothing_in_flight_when_it_leaves_then_it_exits_at_once() {
+    let world = World::new(false);
+    let mut activator = world.start();
+    let start = Instant::now();
+    activator.process.signal("TERM");
+    assert_eq!(activator.process.exit().code(), Some(0));
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+}
