@@ -208,7 +208,9 @@ async fn start<E: Env + Clone + 'static>(config: Config, env: &E, flags: &Flags)
     let running = Rc::new(Workers::start(workers, on_worker).map_err(|e| Fatal::new("Failed to start", e))?);
 
     let address = config.own.listen_address;
-    scrape::profile(address, config.profiling_port, control_stopped);
+    if let Err(error) = scrape::profile(address, config.profiling_port, control_stopped) {
+        tracing::error!(%error, "the profiling port cannot be opened");
+    }
     tokio::task::spawn_local(follow_logging(maps.logging.changes()));
     set_request_log(&request_log, &observed);
     tokio::task::spawn_local(follow_observability(maps.observability.changes(), request_log));

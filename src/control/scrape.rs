@@ -83,7 +83,8 @@ fn with_tls(files: &PrometheusTls, policy: Result<Policy, PolicyError>) -> Resul
     let mut followed = Followed::new(files, identity.clone(), trust.clone());
     if let Some(path) = &files.client_ca {
         followed.authorities().map_err(|e| {
-            Unusable::Settings(format!("reading METRICS_PROMETHEUS_TLS_CLIENT_CA_FILE: open {}: {e}", path.display()))
+            let (path, why) = (path.display(), words(&e));
+            Unusable::Settings(format!("reading METRICS_PROMETHEUS_TLS_CLIENT_CA_FILE: open {path}: {why}"))
         })?;
         if trust.snapshot().is_none() {
             return Err(Unusable::Settings(format!(
@@ -100,6 +101,12 @@ fn with_tls(files: &PrometheusTls, policy: Result<Policy, PolicyError>) -> Resul
         followed.borrow_mut().look_again();
         Some(config.clone())
     })))
+}
+
+/// The words of an I/O error as Go prints them: lower case, without the number.
+fn words(error: &io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or_default().to_lowercase()
 }
 
 /// Files that are read again when they look different.
@@ -131,7 +138,7 @@ impl Followed {
     /// Reads the pair; a bad one does not replace a good one.
     fn pair(&mut self) -> Result<(), String> {
         self.seen_pair = looks(&[&self.certificate, &self.key]);
-        let read = |path: &Path| fs::read(path).map_err(|e| format!("open {}: {e}", path.display()));
+        let read = |path: &Path| fs::read(path).map_err(|e| format!("open {}: {}", path.display(), words(&e)));
         let (certificate, key) = (read(&self.certificate)?, read(&self.key)?);
         let identity = identity::Identity::from_pem(&certificate, &key).map_err(|e| format!("tls: {e}"))?;
         self.identity.publish(identity);
@@ -201,15 +208,15 @@ pub fn text(status: StatusCode, body: Body) -> Response {
 }
 
 /// Go's profiles have no counterpart here; the port listens, so that what looks for it finds it, and answers 404.
-pub fn profile(address: Option<std::net::IpAddr>, port: u16, stop: watch::Receiver<bool>) {
-    match listener::bind(address, port) {
-        Ok(socket) => {
-            let port = socket.local_addr().map_or(port, |address| address.port());
-            tracing::info!("Starting server profile:{port}");
-            tokio::task::spawn_local(listener::serve(socket, Speaks::Plain, nothing(), stop));
-        }
-        Err(error) => tracing::error!(%error, "the profiling port cannot be opened"),
-    }
+///
+/// # Errors
+/// The port cannot be opened.
+pub fn profile(address: Option<std::net::IpAddr>, port: u16, stop: watch::Receiver<bool>) -> io::Result<()> {
+    let socket = listener::bind(address, port)?;
+    let port = socket.local_addr().map_or(port, |address| address.port());
+    tracing::info!("Starting server profile:{port}");
+    tokio::task::spawn_local(listener::serve(socket, Speaks::Plain, nothing(), stop));
+    Ok(())
 }
 
 fn page(metrics: &dyn Source, asked: &HeaderMap) -> Response {

@@ -93,6 +93,8 @@ pub struct Call {
     pub marks: Cell<u32>,
     /// The upstream that the request was last offered to, where the role chooses among several.
     pub upstream: Cell<Option<Offered>>,
+    /// An interim response went to the caller: for the timers, its answer has begun.
+    pub begun: Cell<bool>,
     /// Called gRPC: errors that we make carry `grpc-status`.
     pub grpc: Cell<bool>,
 }
@@ -111,6 +113,7 @@ impl Call {
             trace: RefCell::new(None),
             marks: Cell::new(0),
             upstream: Cell::new(None),
+            begun: Cell::new(false),
             grpc: Cell::new(false),
         }
     }

@@ -29,6 +29,9 @@ pub enum Cause {
     /// An expectation other than `100-continue`.
     #[error("unknown expectation")]
     Expectation,
+    /// A transfer coding other than `chunked`.
+    #[error("Unsupported transfer encoding")]
+    Coding,
     /// `CONNECT` towards an application.
     #[error("CONNECT is not supported")]
     Connect,
@@ -129,6 +132,7 @@ impl Cause {
             Self::BadRequest(_) => StatusCode::BAD_REQUEST,
             Self::PlaintextRefused => StatusCode::FORBIDDEN,
             Self::Expectation => StatusCode::EXPECTATION_FAILED,
+            Self::Coding => StatusCode::NOT_IMPLEMENTED,
             Self::Connect
             | Self::RequestBody(_)
             | Self::UpstreamRefused(_)
@@ -158,6 +162,7 @@ impl Cause {
             Self::BadRequest(_) => "bad_request",
             Self::RequestBody(_) => "request_body",
             Self::Expectation => "expectation",
+            Self::Coding => "transfer_coding",
             Self::Connect => "connect_unsupported",
             Self::QueueFull => "queue_full",
             Self::Draining => "draining",
@@ -190,29 +195,44 @@ impl Cause {
             Self::Timeout { .. } => "4",
             Self::NotFound(_) | Self::NoRoute(_) => "12",
             Self::QueueFull | Self::Overload { .. } => "8",
-            Self::BadRequest(_) | Self::Expectation | Self::Connect => "3",
+            Self::BadRequest(_) | Self::Expectation | Self::Coding | Self::Connect => "3",
             _ => "14",
         }
+    }
+
+    /// What the answer says.
+    fn text(&self) -> String {
+        match self {
+            Self::Probe(_, text) => text.clone(),
+            Self::Timeout { .. } => self.to_string(),
+            // Empty as Envoy's 404, and as the Go queue's: whoever asks looks at the status alone.
+            Self::NoRoute(_) | Self::NotReady => String::new(),
+            _ => format!("{self}\n"),
+        }
+    }
+
+    /// Whether a gRPC caller is told in gRPC's way.
+    fn is_for_grpc(&self, call: &Call) -> bool {
+        call.grpc.get() && !matches!(self, Self::Probe(..) | Self::NotReady | Self::Draining)
+    }
+
+    /// Bytes of the body of [`Cause::respond`]'s answer.
+    #[must_use]
+    pub fn length(&self, call: &Call) -> u64 {
+        if self.is_for_grpc(call) || matches!(self, Self::CallerLeft) { 0 } else { self.text().len() as u64 }
     }
 
     /// The answer to the caller. Text and type are Go's where callers see them.
     #[must_use]
     pub fn respond(&self, call: &Call) -> Response {
         call.cause.set(Some(self.token()));
+        let text = self.text();
         if let Self::NotReady = self {
-            // Empty, as the Go queue's: whoever asks looks at the status alone.
             let mut response = http::Response::new(Body::empty());
             *response.status_mut() = self.status();
             response.headers_mut().insert(CAUSE_HEADER, HeaderValue::from_static(self.token()));
             return response;
         }
-        let text = match self {
-            Self::Probe(_, text) => text.clone(),
-            Self::Timeout { .. } => self.to_string(),
-            // Envoy's 404 is empty.
-            Self::NoRoute(_) => String::new(),
-            _ => format!("{self}\n"),
-        };
         let mut response = http::Response::new(Body::full(Bytes::from(text)));
         *response.status_mut() = self.status();
         let headers = response.headers_mut();
@@ -222,7 +242,7 @@ impl Cause {
         if let Self::Overload { .. } = self {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
-        if call.grpc.get() && !matches!(self, Self::Probe(..) | Self::Draining) {
+        if self.is_for_grpc(call) {
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
             headers.insert("grpc-status", HeaderValue::from_static(self.grpc_status()));
             if let Ok(message) = HeaderValue::try_from(self.to_string()) {
@@ -231,7 +251,10 @@ impl Cause {
             *response.body_mut() = Body::empty();
             *response.status_mut() = StatusCode::OK;
         }
-        let broken = matches!(self, Self::BadRequest(_) | Self::Expectation | Self::RequestBody(_));
+        let broken = matches!(
+            self,
+            Self::BadRequest(_) | Self::Expectation | Self::Coding | Self::Connect | Self::RequestBody(_)
+        );
         if (broken || !call.request_ended.get()) && !call.connection.h2.get() {
             // The rest of the request's body will not be read: the connection cannot be used again.
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));

@@ -88,6 +88,14 @@ pub fn accepts_trailers(headers: &HeaderMap) -> bool {
     headers.get_all(header::TE).iter().any(|v| has_token(v, "trailers"))
 }
 
+/// Whether `chunked` is the one transfer coding: what a proxy can undo and do again.
+#[must_use]
+pub fn is_chunked_alone(headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    let first = codings.next().is_some_and(|c| c.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked"));
+    first && codings.next().is_none()
+}
+
 /// Removes what concerns one connection only: `Connection`, every header that any of its lines names, and the fixed list.
 /// `Trailer` stays: it announces what comes behind the body, which passes as well.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap, has: Has) {
@@ -102,6 +110,8 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap, has: Has) {
                 .iter()
                 .flat_map(|v| v.as_bytes().split(|b| *b == b','))
                 .filter_map(|t| HeaderName::from_bytes(t.trim_ascii()).ok())
+                // No caller may take away whom the request is for.
+                .filter(|name| name != header::HOST)
                 .collect();
             for name in named {
                 headers.remove(name);

@@ -4,9 +4,8 @@ use std::time::Duration;
 
 /// Bytes of a request's header block: Go's `http.DefaultMaxHeaderBytes` (1 MiB) and its slack of 4 KiB.
 pub const HEADER_BYTES: usize = (1 << 20) + 4096;
-/// Header lines of one message. Go 1.27 allows about 500, but hyper clears room for as many for each message: 500 cost
-/// 5 per cent of a plaintext request's CPU.
-pub const HEADER_LINES: usize = 256;
+/// Header lines of one message: Go 1.27 allows about as many.
+pub const HEADER_LINES: usize = 500;
 /// Time for a header block to come in: `ReadHeaderTimeout` in `pkg/queue/sharedmain`.
 pub const HEADER_TIME: Duration = Duration::from_secs(60);
 /// Streams at once on an HTTP/2 connection: `MAX_CONCURRENT_STREAMS` of Go's server.

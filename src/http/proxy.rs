@@ -126,6 +126,7 @@ impl Prepared {
         let has = Has::of(&head.headers);
         let expects = match head.headers.get(header::EXPECT).filter(|_| has.any(Has::EXPECT)) {
             None => false,
+            Some(v) if v.is_empty() => false,
             Some(v) if v.as_bytes().eq_ignore_ascii_case(b"100-continue") => !ended,
             Some(_) => return Err(Cause::Expectation),
         };
@@ -282,13 +283,22 @@ impl Hop {
         }
         // hyper sends the trailers that `Trailer` announces.
         let has = Has::of(&head.headers);
+        if has.any(Has::HOP) && head.headers.contains_key(header::TRANSFER_ENCODING) {
+            if !headers::is_chunked_alone(&head.headers) {
+                return Err(Cause::UpstreamMalformed(None));
+            }
+            // The coding decides about the length (RFC 9112 section 6.3).
+            head.headers.remove(header::CONTENT_LENGTH);
+        }
         headers::strip_hop_by_hop(&mut head.headers, has);
         Ok(Response::from_parts(head, Body::leased(incoming, lease)))
     }
 
     /// Origin form, and `Host`: that of the target when it was absolute, else the caller's, else the upstream's.
     fn target_h1(&self, request: &mut http::Request<Outbound>, pool: &Pool) {
-        let absolute = self.authority.as_ref().and_then(|a| HeaderValue::from_str(a.as_str()).ok());
+        // Whoever names a user here says it to the wrong one (RFC 9110 section 4.2.4).
+        let bare = |a: &Authority| HeaderValue::from_str(a.as_str().rsplit('@').next().unwrap_or_default()).ok();
+        let absolute = self.authority.as_ref().and_then(bare);
         if let Some(host) = absolute {
             request.headers_mut().insert(header::HOST, host);
         } else if self.no_host {

@@ -135,6 +135,7 @@ impl Wire {
                     call.go_ahead.set(true);
                 } else if !call.connection.h2.get() {
                     call.connection.interim.push(head);
+                    call.begun.set(true);
                 }
             }
         })

@@ -245,14 +245,16 @@ where
         }
         let mut connection = Box::pin(self.h1.serve_connection(TokioIo::new(stream), service));
         let driven = Driven { connection: &mut connection, guide: guide.clone(), told: Order::Serve };
-        let refused = driven.await.is_err_and(|error| error.is_parse());
+        let ended = driven.await;
+        let refused = ended.as_ref().is_err_and(|error| error.is_parse());
         if refused {
             // hyper has answered by itself.
             self.told.answered(Cause::BadRequest("").token());
         }
         let Some(up) = info.tunnel.borrow_mut().take() else {
             let unread = guide.early.take().is_some_and(|call| !call.request_ended.get());
-            if refused || unread {
+            // A response that was cut ends with the connection, or its caller would wait for the rest.
+            if refused || (unread && ended.is_ok()) {
                 linger(Pin::into_inner(connection).into_parts().io.into_inner(), &guide).await;
             }
             return;
@@ -460,7 +462,7 @@ where
         let call = Rc::new(Call::new(self.info.clone(), Instant::now()));
         call.request_ended.set(hyper::body::Body::is_end_stream(&body));
         let under_way = Some(UnderWay::new(self.guide.clone(), self.info.clone()));
-        let early = before_the_stack(&head, &call);
+        let early = before_the_stack(&mut head, &call);
         if let Some(Err(cause)) = &early {
             self.told.answered(cause.token());
         }
@@ -501,26 +503,34 @@ impl Drop for UnderWay {
 }
 
 /// What a server answers by itself, as Go's does: targets and hosts that are none (RFC 9112 section 3.2).
-fn before_the_stack(head: &http::request::Parts, call: &Call) -> Option<Result<Response, Cause>> {
+fn before_the_stack(head: &mut http::request::Parts, call: &Call) -> Option<Result<Response, Cause>> {
     // One pass: a look into the map for each header would cost more.
-    let (mut hosts, mut host_is_well_formed) = (0, true);
+    let (mut hosts, mut host_is_well_formed, mut coded) = (0, true, false);
     for (name, value) in &head.headers {
         match *name {
             header::HOST => {
                 hosts += 1;
                 host_is_well_formed &= value.as_bytes().iter().all(|b| is_host_byte(*b));
             }
+            header::TRANSFER_ENCODING => coded = true,
             header::CONTENT_TYPE => call.grpc.set(value.as_bytes().starts_with(b"application/grpc")),
             _ => {}
         }
     }
     if head.version == Version::HTTP_2 {
+        if hosts > 0 && head.uri.authority().is_some() {
+            // The authority counts, and nothing may be decided by another name (RFC 9113 section 8.3.1).
+            head.headers.remove(header::HOST);
+        }
         return None;
     }
     if head.uri.path() == "*" && head.method == Method::OPTIONS {
         let mut response = Response::new(Body::empty());
         response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
         return Some(Ok(response));
+    }
+    if coded && !headers::is_chunked_alone(&head.headers) {
+        return Some(Err(Cause::Coding));
     }
     let bad = |why| Some(Err(Cause::BadRequest(why)));
     if head.method != Method::CONNECT && head.uri.scheme().is_none() && !head.uri.path().starts_with('/') {

@@ -228,7 +228,8 @@ impl Pool {
         exchange.generation.set(generation);
         let io = Upstream::new(socket, self.target.clone(), exchange.clone(), self.limits.header_lines);
         let mut builder = http1::Builder::new();
-        builder.title_case_headers(true);
+        // Folded lines become one (RFC 9112 section 5.2).
+        builder.title_case_headers(true).allow_obsolete_multiline_headers_in_responses(true);
         if self.limits.header_lines < lines::HYPER {
             builder.max_headers(self.limits.header_lines);
         }

@@ -18,7 +18,7 @@ use crate::control::listener;
 use crate::telemetry::registry::{Family, Kind, Label, Point, Value, single};
 use crate::tls::client_auth::{Allowed, ClientAuth};
 use crate::tls::identity::{self, Reason};
-use crate::tls::source_dir::{self, Directory};
+use crate::tls::source_dir::{self, Directory, Found};
 use crate::tls::{provider, server, trust};
 use crate::worker::Workers;
 
@@ -29,9 +29,16 @@ pub(super) struct Tls {
     trust: Arc<trust::Store>,
     /// Where both come from.
     pub(super) directory: Directory,
-    /// Settings of the TLS listener.
+    /// None where what may be negotiated is not known: then TLS stays off.
+    pub(super) settings: Option<TlsSettings>,
+}
+
+/// What connections are accepted with.
+#[derive(Clone)]
+pub(super) struct TlsSettings {
+    /// For the TLS listener.
     pub(super) data: Arc<rustls::ServerConfig>,
-    /// Settings of the ports of the control side, which ask nobody for a certificate.
+    /// For the ports of the control side, which ask nobody for a certificate.
     pub(super) admin: Arc<rustls::ServerConfig>,
 }
 
@@ -39,10 +46,10 @@ impl Tls {
     /// Reads what is there now.
     pub(super) fn new(config: &Config) -> Result<Self, Fatal> {
         let unusable = |e: &dyn std::fmt::Display| Fatal::new("Failed to read TLS configuration from environment", e);
-        let policy = config.tls.policy("QUEUE_PROXY_").map_err(|e| unusable(&e))?;
         let (identity, trust) = (identity::Store::new(), trust::Store::new());
         let directory = Directory::new(&config.own.certificates, identity.clone()).trust(trust.clone());
-        match directory.load_once() {
+        let found = directory.load_once();
+        match &found {
             Ok(_) => {}
             Err(error @ source_dir::Error::Verify { .. }) => {
                 return Err(Fatal::new("Failed to verify the file path", error));
@@ -50,6 +57,15 @@ impl Tls {
             // A bad first pair: TLS stays closed until a good one comes.
             Err(error) => tracing::error!(%error, "failed to create certWatcher"),
         }
+        let policy = match (config.tls.policy("QUEUE_PROXY_"), found) {
+            (Ok(policy), _) => policy,
+            // The original does not look at the policy without certificates; a pod that starts with it shall start here.
+            (Err(error), Ok(Found::Nothing)) => {
+                tracing::error!(%error, "Failed to read TLS configuration from environment: TLS stays off");
+                return Ok(Self { identity, trust, directory, settings: None });
+            }
+            (Err(error), _) => return Err(unusable(&error)),
+        };
         let names = || config.own.client_auth_sans.iter().map(|name| name.as_bytes().to_vec());
         let auth = match config.own.client_auth {
             config::ClientAuth::Off => ClientAuth::Off,
@@ -62,7 +78,7 @@ impl Tls {
         let admin = settings(&ClientAuth::Off, server::ALPN_HTTP1)?;
         // aws-lc gathers entropy for tens of milliseconds when its generator is first used: not in a handshake.
         std::thread::spawn(move || provider::warm_up(&policy));
-        Ok(Self { identity, trust, directory, data, admin })
+        Ok(Self { identity, trust, directory, settings: Some(TlsSettings { data, admin }) })
     }
 
     /// Adds what is known of certificates to the metrics.

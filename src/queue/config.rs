@@ -48,8 +48,8 @@ pub struct Config {
     pub identity: Identity,
     /// `OBSERVABILITY_CONFIG` as it came: JSON, empty is all off.
     pub observability: String,
-    /// `PROFILING_PORT`, default 8008.
-    pub profiling_port: u16,
+    /// `PROFILING_PORT` as it came; see [`Config::profiling_port`].
+    pub profiling_port: String,
     /// `QUEUE_PROXY_TLS_*` as they came.
     pub tls: TlsPolicy,
     /// `METRICS_PROMETHEUS_TLS_*`, the policy alone, as they came.
@@ -162,7 +162,7 @@ pub struct Own {
     pub header_read_timeout: Duration,
     /// `LOCKKEEPER_MAX_HEADER_BYTES`: longest header of a request, bytes; default 1 MiB as the Go queue.
     pub max_header_bytes: u32,
-    /// `LOCKKEEPER_MAX_HEADERS`: most header lines of a request or response over HTTP/1.1; default 256 (the Go queue: 500).
+    /// `LOCKKEEPER_MAX_HEADERS`: most header lines of a request or response over HTTP/1.1; default 500 as the Go queue.
     pub max_headers: u32,
     /// `LOCKKEEPER_MAX_CONCURRENT_STREAMS`: HTTP/2 streams a connection; default 250 as the Go queue.
     pub max_concurrent_streams: u32,
@@ -211,12 +211,12 @@ impl Config {
 
         let readiness = readiness(&mut read, multi.unwrap_or_default());
         let serving_port = serving_port.and_then(|port| checked_serving_port(&mut read, &port));
-        let profiling_port = read.or("PROFILING_PORT", names::PORT_PROFILING, value::port_or_zero);
         let own = Own::read(&mut read);
 
         let service = read.text("SERVING_SERVICE");
         let resource_pod = read.non_empty("POD_NAME").unwrap_or_else(|| read.text("HOSTNAME"));
         let observability = read.text("OBSERVABILITY_CONFIG");
+        let profiling_port = read.text("PROFILING_PORT");
         let tls = TlsPolicy::read(&read, "QUEUE_PROXY_");
         let metrics_tls = TlsPolicy::read(&read, "METRICS_PROMETHEUS_");
         read.finish(|| {
@@ -245,12 +245,24 @@ impl Config {
                     resource_pod,
                 },
                 observability,
-                profiling_port: profiling_port?,
+                profiling_port,
                 tls,
                 metrics_tls,
                 own: own?,
             })
         })
+    }
+
+    /// The port of the profiling server, default 8008; to be asked for only when profiling is on.
+    ///
+    /// # Errors
+    /// It is no port, in words.
+    pub fn profiling_port(&self) -> Result<u16, String> {
+        match self.profiling_port.as_str() {
+            "" => Ok(names::PORT_PROFILING),
+            port => value::port_or_zero(port)
+                .map_err(|_| format!("profile server failed to serve: listen tcp: address {port}: invalid port")),
+        }
     }
 
     /// The port of the TLS server; to be asked for only when there are certificates. 0 (or empty): any free one.
@@ -280,7 +292,7 @@ impl Own {
         let client_idle = read.or("LOCKKEEPER_CLIENT_IDLE_TIMEOUT", None, client_idle);
         let header_read = read.or("LOCKKEEPER_HEADER_READ_TIMEOUT", Duration::from_secs(60), value::duration);
         let header_bytes = read.or("LOCKKEEPER_MAX_HEADER_BYTES", 1 << 20, value::bytes);
-        let headers = read.or("LOCKKEEPER_MAX_HEADERS", 256, value::count);
+        let headers = read.or("LOCKKEEPER_MAX_HEADERS", 500, value::count);
         let streams = read.or("LOCKKEEPER_MAX_CONCURRENT_STREAMS", 250, value::count);
         let upstream_idle = read.or("LOCKKEEPER_UPSTREAM_IDLE_TIMEOUT", Duration::from_secs(90), value::duration);
         let hold = read.or("LOCKKEEPER_HOLD_ON_RESTART", Duration::ZERO, value::duration);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::http::server::Order;
@@ -52,13 +52,26 @@ pub struct Drainer {
     pub settings: Settings,
 }
 
-impl Drainer {
-    /// Waits for a signal, then leaves; returns when the process may exit.
+/// The signals to leave by. From here on they no longer end the process by themselves.
+pub struct Signals {
+    term: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// Begins to receive them.
     ///
     /// # Errors
     /// Signals cannot be received.
-    pub async fn run(self, workers: &Workers) -> std::io::Result<()> {
-        let (mut term, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    pub fn new() -> std::io::Result<Self> {
+        Ok(Self { term: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+}
+
+impl Drainer {
+    /// Waits for a signal, then leaves; returns when the process may exit.
+    pub async fn run(self, signals: Signals, workers: &Workers) {
+        let Signals { mut term, mut interrupt } = signals;
         tokio::select! { _ = term.recv() => {}, _ = interrupt.recv() => {} }
         let began = Instant::now();
         tracing::info!("Received TERM signal, attempting to gracefully shutdown servers.");
@@ -86,7 +99,6 @@ impl Drainer {
             tokio::time::sleep(LAST_WORDS).await;
         }
         self.stage.send_replace(Stage::Drained);
-        Ok(())
     }
 
     /// Waits until no request has come for the quiet period.

@@ -13,12 +13,13 @@ use tokio::task::LocalSet;
 use super::breaker::Breaker;
 use super::certificates::{self, Tls};
 use super::config::Config;
-use super::drain::{Drainer, Settings, Stage};
+use super::drain::{Drainer, Settings, Signals, Stage};
 use super::layer::observe::RequestLog;
 use super::metrics::{self, Metrics};
 use super::serve::{self, Shared};
 use super::{admin, readiness, statistics::Statistics};
 use crate::config::env::Env;
+use crate::config::error::Error;
 use crate::control::listener::{self, Speaks, TlsNow, refusal};
 use crate::control::{export, scrape};
 use crate::http::upstream::Limits;
@@ -35,7 +36,10 @@ const UNLIMITED_IDLE: usize = 1000;
 /// How long the last log lines may take.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
-/// Why the process gives up: one fatal line.
+/// Why the queue does not start, or ends: a listener cannot be opened.
+const BRING_UP: &str = "Failed to bring up queue-proxy, shutting down.";
+
+/// Why the process gives up: one line.
 pub(super) struct Fatal {
     message: &'static str,
     error: String,
@@ -46,17 +50,26 @@ impl Fatal {
         Self { message, error: error.to_string() }
     }
 
+    /// Says so. Listeners that cannot be opened are an error to the original, everything else is fatal.
+    fn log(&self) {
+        let Self { message, error } = self;
+        match *message {
+            BRING_UP => tracing::error!(error, "{BRING_UP}"),
+            message => log::fatal(message, &error),
+        }
+        log::flush(LAST_LINES);
+    }
+
     /// Ends the process from a task.
     pub(super) fn exit(self) -> ! {
-        log::fatal(self.message, &self.error);
-        log::flush(LAST_LINES);
+        self.log();
         std::process::exit(1);
     }
 
     /// As Go words a listener that cannot be opened.
     pub(super) fn serve(name: &str, port: u16, error: &io::Error) -> Self {
         let error = format!("{name} server failed to serve: {}", refusal(port, error));
-        Self::new("Failed to bring up queue-proxy, shutting down.", error)
+        Self::new(BRING_UP, error)
     }
 }
 
@@ -67,8 +80,12 @@ pub fn run(env: &dyn Env) -> ExitCode {
         Ok(config) => config,
         Err(errors) => {
             if let Some((message, error)) = errors.fatal() {
-                log::init("", "", "queueproxy", "", "");
-                log::fatal(message, &error);
+                // What can be logged at all is logged as asked for.
+                let text = |name| env.var(name).unwrap_or_default();
+                let key = format!("{}/{}", text("SERVING_NAMESPACE"), text("SERVING_REVISION"));
+                let (config, level) = (text("SERVING_LOGGING_CONFIG"), text("SERVING_LOGGING_LEVEL"));
+                log::init(&config, &level, "queueproxy", &key, &text("SERVING_POD"));
+                Fatal::new(message, error).log();
             } else {
                 eprintln!("{errors}");
             }
@@ -81,15 +98,15 @@ pub fn run(env: &dyn Env) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            log::fatal("Failed to bring up queue-proxy, shutting down.", &error);
+            Fatal::new(BRING_UP, error).log();
             return ExitCode::FAILURE;
         }
     };
     let result = LocalSet::new().block_on(&runtime, start(config, env));
     let code = match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(Fatal { message, error }) => {
-            log::fatal(message, &error);
+        Err(fatal) => {
+            fatal.log();
             ExitCode::FAILURE
         }
     };
@@ -98,6 +115,8 @@ pub fn run(env: &dyn Env) -> ExitCode {
 }
 
 async fn start(config: Config, env: &dyn Env) -> Result<(), Fatal> {
+    // Before anything listens: who sees an open port may send a signal.
+    let signals = Signals::new().map_err(|e| Fatal::new(BRING_UP, e))?;
     let observability = Observability::parse(&config.observability, env).map_err(|e| Fatal::new(e.message(), &e))?;
     tracing::info!("Starting queue-proxy");
     let workers = cpu::workers(cpu::Limits::of_this_process(), config.own.worker_threads);
@@ -158,22 +177,19 @@ async fn start(config: Config, env: &dyn Env) -> Result<(), Fatal> {
             let prober = prober.clone();
             Box::pin(async move { prober.check().await })
         }),
-        tls: Some(tls.data.clone()),
+        tls: tls.settings.as_ref().map(|settings| settings.data.clone()),
     });
     let on_worker = {
         let shared = shared.clone();
         move |index| serve::on_worker(&shared, index)
     };
-    let running = Rc::new(
-        Workers::start(workers, on_worker)
-            .map_err(|e| Fatal::new("Failed to bring up queue-proxy, shutting down.", e))?,
-    );
+    let running = Rc::new(Workers::start(workers, on_worker).map_err(|e| Fatal::new(BRING_UP, e))?);
     listen(&running, main, serve::PLAIN, "http server main", closed.clone());
 
     let (control_stop, control_stopped) = watch::channel(false);
     let admin_tls: TlsNow = {
-        let (identity, config) = (tls.identity.clone(), tls.admin.clone());
-        Rc::new(move || identity.current().map(|_| config.clone()))
+        let (identity, settings) = (tls.identity.clone(), tls.settings.clone());
+        Rc::new(move || identity.current().and(settings.as_ref()).map(|settings| settings.admin.clone()))
     };
     let with_tls = if tls.identity.current().is_some() { "tls" } else { "http" };
     tracing::info!("Starting {with_tls} server admin:{}", port(&admin));
@@ -194,23 +210,31 @@ async fn start(config: Config, env: &dyn Env) -> Result<(), Fatal> {
     let exports = export::start(&observability, &metrics, tracer, &control_stopped);
     if let MetricsExport::Prometheus(export) = &observability.metrics {
         scrape::start(export, config.metrics_tls.policy(scrape::PREFIX), metrics, control_stopped.clone())
+            .map_err(|e| format!("error creating reader: create prometheus metrics server: {e}"))
             .map_err(|e| Fatal::new("Failed to setup meter provider", e))?;
     }
     if observability.profiling {
-        scrape::profile(config.own.listen_address, config.profiling_port, control_stopped);
+        let port = config.profiling_port().map_err(|error| Fatal::new(BRING_UP, error))?;
+        scrape::profile(config.own.listen_address, port, control_stopped)
+            .map_err(|error| Fatal::serve("profile", port, &error))?;
     }
 
-    let tls_port = config.serving_tls_port().ok();
+    let tls_port = match config.serving_tls_port() {
+        Err(Error::Fatal { message, error }) if tls.identity.current().is_some() => {
+            return Err(Fatal::new(message, error));
+        }
+        port => port.ok(),
+    };
     let address = config.own.listen_address;
-    tokio::task::spawn_local(certificates::follow(tls.identity.clone(), running.clone(), tls_port, address, closed));
+    if tls.settings.is_some() {
+        let follow = certificates::follow(tls.identity.clone(), running.clone(), tls_port, address, closed);
+        tokio::task::spawn_local(follow);
+    }
     tokio::task::spawn_local(tls.directory.run());
 
     let grace = config.own.shutdown_grace.or(config.revision_timeout).unwrap_or(Duration::from_secs(3600));
     let settings = Settings { quiet: config.own.drain_quiet_period, grace };
-    Drainer { drain, order, close, stage, settings }
-        .run(&running)
-        .await
-        .map_err(|e| Fatal::new("Failed to bring up queue-proxy, shutting down.", e))?;
+    Drainer { drain, order, close, stage, settings }.run(signals, &running).await;
     // The hook's answer goes out before the admin server closes.
     tokio::time::sleep(Duration::from_millis(10)).await;
     control_stop.send_replace(true);

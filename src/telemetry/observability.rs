@@ -332,18 +332,23 @@ fn prometheus(endpoint: &str, env: &dyn Env) -> Result<Prometheus, String> {
     let (mut host, mut port) = (String::new(), DEFAULT_PROMETHEUS_PORT.to_string());
     if !endpoint.is_empty() {
         (host, port) = split_host_port(endpoint).ok_or_else(|| {
-            format!("metrics-endpoint {endpoint:?} for prometheus exporter should be \"host:port\" or \"[host]:port\"")
+            format!("metrics-endpoint {endpoint:?} for prometheus exporter should be \"host:port\", \"host%zone:port\", \"[host]:port\" or \"[host%zone]:port\"")
         })?;
     }
     host = set(env, "METRICS_PROMETHEUS_HOST").unwrap_or(host);
     port = set(env, "METRICS_PROMETHEUS_PORT").unwrap_or(port);
-    let number: u16 = port
-        .parse()
-        .map_err(|_| format!("prometheus port {port:?} could not be parsed as a port number: invalid syntax"))?;
+    let server = |why: String| format!("create prometheus metrics server: {why}");
+    let number: u16 = port.parse().map_err(|_| {
+        let digits = !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit());
+        let why = if digits { "value out of range" } else { "invalid syntax" };
+        server(format!(
+            "prometheus port {port:?} could not be parsed as a port number: strconv.ParseUint: parsing {port:?}: {why}"
+        ))
+    })?;
     if number < 1024 {
-        return Err(format!("prometheus port {number}, should be between 1024 and 65535"));
+        return Err(server(format!("prometheus port {number}, should be between 1024 and 65535")));
     }
-    Ok(Prometheus { host, port: number, tls: prometheus_tls(env)? })
+    Ok(Prometheus { host, port: number, tls: prometheus_tls(env).map_err(server)? })
 }
 
 fn prometheus_tls(env: &dyn Env) -> Result<Option<PrometheusTls>, String> {

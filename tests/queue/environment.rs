@@ -1,5 +1,8 @@
 //! Section 1: the environment, and what happens when it is wrong.
-use crate::support::binary::queue;
+use crate::support::app::App;
+use crate::support::binary::{Stream, queue};
+use crate::support::client::get;
+use crate::support::pki::Pki;
 
 const REQUIRED: [&str; 12] = [
     "CONTAINER_CONCURRENCY",
@@ -97,7 +100,57 @@ fn given_the_serving_port_is_taken_when_started_then_it_exits_and_names_the_addr
 /// 1.1: what the controller sets and nobody reads does not disturb.
 #[test]
 fn given_variables_that_are_never_read_when_started_then_it_serves() {
-    let app = crate::support::app::App::ok();
+    let app = App::ok();
     let mut queue = queue(app.port()).env("HOST_IP", "nonsense").env("ROOT_CA", "nonsense").start();
-    assert_eq!(crate::support::client::get(queue.http(), "/", "").status(), 200);
+    assert_eq!(get(queue.http(), "/", "").status(), 200);
+}
+
+/// 1.2 and 9: what is wrong is logged as the logging configuration says.
+#[test]
+fn given_a_logging_config_and_a_probe_that_is_none_when_started_then_the_line_goes_where_it_says() {
+    let config = r#"{"level":"info","outputPaths":["stdout"],"encoderConfig":{"levelKey":"severity","messageKey":"message","levelEncoder":"lowercase"}}"#;
+    let wrong = [("SERVING_READINESS_PROBE", "{", "fatal"), ("QUEUE_SERVING_PORT", "http-alt", "error")];
+    for (name, value, severity) in wrong {
+        let mut queue = queue(8080).env("SERVING_LOGGING_CONFIG", config).env(name, value).spawn();
+        assert_eq!(queue.exit().code(), Some(1));
+        let lines = queue.log.of(Stream::Stdout);
+        let line: serde_json::Value = serde_json::from_str(lines.last().expect("a line on stdout")).unwrap();
+        assert_eq!(line["severity"], severity, "{lines:?}");
+        assert_eq!(line["knative.dev/key"], "default/hello-00001", "{lines:?}");
+    }
+}
+
+/// 1.1: the profiling port counts only when profiling is on; then it ends the start like any other.
+#[test]
+fn given_a_profiling_port_that_is_none_when_started_then_it_counts_only_with_profiling() {
+    let on = r#"{"runtime":{"profiling":"enabled"}}"#;
+    queue(8080).env("PROFILING_PORT", "x").start();
+    let taken = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
+    for port in ["x".to_owned(), taken.local_addr().unwrap().port().to_string()] {
+        let (code, log) = queue(8080).env("PROFILING_PORT", &port).env("OBSERVABILITY_CONFIG", on).finish();
+        assert_eq!(code, Some(1), "{log}");
+        assert!(log.contains("profile server failed to serve: listen tcp"), "{log}");
+    }
+}
+
+/// 1.1 and 10.3: without certificates nobody looks at what TLS may negotiate.
+#[test]
+fn given_a_tls_policy_that_is_none_and_no_certificates_when_started_then_tls_stays_off() {
+    let app = App::ok();
+    let mut pki = Pki::empty();
+    let mut queue = queue(app.port()).certs(pki.dir()).env("QUEUE_PROXY_TLS_MIN_VERSION", "1.1").start();
+    queue.logs("TLS stays off");
+    pki.rotate();
+    queue.logs("Certificate and/or key have changed on disk and were reloaded.");
+    assert_eq!(get(queue.http(), "/", "").status(), 200);
+    assert!(queue.log.lines(|line| line.contains("tls server main")).is_empty());
+}
+
+/// 1.2: with certificates the TLS port must be one.
+#[test]
+fn given_a_tls_port_that_is_none_when_started_with_certificates_then_it_exits() {
+    let pki = Pki::new();
+    let (code, log) = queue(8080).certs(pki.dir()).env("QUEUE_SERVING_TLS_PORT", "x").finish();
+    assert_eq!(code, Some(1), "{log}");
+    assert!(log.contains("main tls server failed to serve: listen tcp"), "{log}");
 }

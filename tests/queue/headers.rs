@@ -1,7 +1,9 @@
 //! Sections 3.2 and 3.3: what the application sees.
+use lockkeeper::local::client::{Connection, Outgoing, Protocol};
+
 use crate::support::app::App;
 use crate::support::binary::queue;
-use crate::support::client::{exchange, get};
+use crate::support::client::{exchange, get, local, run};
 use crate::support::message::Head;
 
 #[track_caller]
@@ -18,6 +20,40 @@ fn given_an_original_host_when_proxied_then_it_is_the_host() {
     let head = seen("K-Original-Host: original.example.com\r\n");
     assert_eq!(head.get("host"), Some("original.example.com"));
     assert_eq!(head.get("k-original-host"), None);
+    let head = seen("K-Original-Host: \r\n");
+    assert_eq!((head.get("host"), head.get("k-original-host")), (Some("hello.example.com"), Some("")));
+}
+
+/// 3.2: whom a request is for is said once: no caller takes it away, or says it twice.
+#[test]
+fn given_odd_words_about_the_host_when_proxied_then_the_application_sees_one_host() {
+    assert_eq!(seen("Connection: host, x-a\r\nX-A: 1\r\n").all("host"), ["hello.example.com"]);
+
+    let app = App::ok();
+    let mut queue = queue(app.port()).start();
+    exchange(queue.http(), "GET http://user:secret@other.example:81/x HTTP/1.1\r\nHost: a\r\n\r\n");
+    let head = app.last();
+    assert_eq!((head.all("host"), head.target()), (vec!["other.example:81"], "/x"));
+}
+
+/// RFC 9113 section 8.3.1: over HTTP/2 the authority counts, not a `Host` beside it.
+#[test]
+fn given_http2_with_an_authority_and_another_host_when_proxied_then_the_authority_is_the_host() {
+    let app = App::ok();
+    let mut queue = queue(app.port()).start();
+    let http = queue.http();
+    run(async {
+        let mut client = Connection::open(local(http), None, Protocol::Http2).await.unwrap();
+        let request = client.request("GET", "authority.example", "/").header("host", "other.example");
+        client.send(request.body(Outgoing::whole("")).unwrap()).await.unwrap();
+    });
+    assert_eq!(app.last().all("host"), ["authority.example"]);
+}
+
+/// 3.7: an empty `Expect` expects nothing.
+#[test]
+fn given_an_empty_expectation_when_proxied_then_the_request_passes() {
+    assert_eq!(seen("Expect: \r\n").get("expect"), Some(""));
 }
 
 /// 3.2: what is the activator's is removed, the rest passes.

@@ -68,6 +68,17 @@ fn given_response_trailers_when_proxied_then_the_caller_gets_them() {
     assert_eq!(trailers, [("x-sum".to_owned(), "7".to_owned())]);
 }
 
+/// RFC 9112 section 5.2: a folded line of a response becomes one.
+#[test]
+fn given_a_folded_header_of_a_response_when_proxied_then_it_is_one_line() {
+    let app = App::each(|_, _| "HTTP/1.1 200 OK\r\nX-A: a\r\n  b\r\nContent-Length: 2\r\n\r\nok".to_owned());
+    let mut queue = queue(app.port()).start();
+    let reply = Raw::plain(queue.http()).get("/", "").reply();
+    assert_eq!(reply.status(), 200);
+    let words: Vec<_> = reply.header("x-a").unwrap().split_whitespace().collect();
+    assert_eq!(words, ["a", "b"]);
+}
+
 /// 14.1: interim responses and the real final status pass (the original makes it 200). RFC 9110 section 15.2.
 #[test]
 fn given_early_hints_and_a_404_when_proxied_then_both_arrive() {

@@ -29,6 +29,21 @@ fn given_nothing_in_flight_when_terminated_then_it_leaves_at_once_with_status_0(
     }
 }
 
+/// 11: whoever sees an open port may send the signal.
+#[test]
+fn given_a_port_that_just_opened_when_terminated_then_it_drains() {
+    for _ in 0..10 {
+        let port = crate::support::scrape::free_port();
+        let mut queue = queue(8080).env("QUEUE_SERVING_PORT", port).spawn();
+        eventually("the port is open", || {
+            assert!(queue.poll().is_none(), "exited early");
+            TcpStream::connect(local(port)).is_ok()
+        });
+        queue.signal("TERM");
+        assert_eq!(queue.exit().code(), Some(0));
+    }
+}
+
 /// 11: a second signal ends it at once, status 1.
 #[test]
 fn given_a_drain_when_a_second_signal_comes_then_status_1() {

@@ -236,3 +236,42 @@ fn given_pseudo_headers_that_are_wrong_when_sent_then_the_application_sees_none(
         assert_eq!(seen, 0, "{fields:?}: {end:?}");
     }
 }
+
+/// A coding that a proxy cannot undo would be lost on the way: 501 to callers (contract, section 3.9), 502 for an
+/// application's. RFC 9112 section 6.1.
+#[test]
+fn given_a_coding_beside_chunked_when_sent_then_it_does_not_pass() {
+    let sent = exchange(
+        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n2\r\nab\r\n0\r\n\r\nGET /hidden HTTP/1.1\r\n\r\n",
+    );
+    assert_eq!((sent.statuses, sent.seen.len()), (vec![501], 0));
+
+    for codings in ["gzip", "gzip, chunked", "chunked\r\nTransfer-Encoding: chunked"] {
+        let app = App::start(move |conn| {
+            conn.request();
+            conn.send(format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: {codings}\r\n\r\n2\r\nab\r\n0\r\n\r\n"));
+        });
+        let mut queue = queue(app.port()).start();
+        let reply = Raw::plain(queue.http()).get("/", "").reply();
+        assert_eq!(
+            (reply.status(), reply.header("x-lockkeeper-cause")),
+            (502, Some("upstream_malformed")),
+            "{codings}"
+        );
+    }
+}
+
+/// RFC 9112 section 6.3: the coding decides, the length beside it does not go on.
+#[test]
+fn given_an_answer_with_both_framings_when_proxied_then_the_coding_counts_and_the_length_is_gone() {
+    let app = App::each(|_, _| {
+        "HTTP/1.1 200 OK\r\nContent-Length: 9\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n".to_owned()
+    });
+    let mut queue = queue(app.port()).start();
+    let mut client = Raw::plain(queue.http());
+    for _ in 0..2 {
+        let reply = client.get("/", "").reply();
+        assert_eq!((reply.status(), reply.text().as_str(), reply.body.complete), (200, "ab", true));
+        assert_eq!(reply.header("content-length"), None);
+    }
+}

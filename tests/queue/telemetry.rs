@@ -96,6 +96,72 @@ fn given_prometheus_when_scraped_then_names_and_labels_are_the_originals() {
     }
 }
 
+/// 8.2: each instrument tells of the requests that came so far, as the original's do.
+#[test]
+fn given_answers_at_each_layer_when_scraped_then_each_instrument_has_those_that_reached_it() {
+    let app = App::start(|conn| {
+        conn.request();
+        conn.wait_close();
+    });
+    let (mut queue, port) = observed(queue(app.port()).env("CONTAINER_CONCURRENCY", 1));
+    let http = queue.http();
+    // Answered by the probes' layer, though not left out as a probe: no tag, and no instrument below.
+    assert_eq!(get(http, "/", "User-Agent: Knative-Activator-Probe\r\n").status(), 400);
+    let page = prometheus(port);
+    let server = "http_server_request_duration_seconds_count";
+    let refused = page.iter().find(|s| s.name == server && s.labels["http_response_status_code"] == "400").unwrap();
+    assert!(!refused.labels.contains_key("kn_route_tag"), "{refused:?}");
+    for below in ["http_client_request_duration_seconds_count", "kn_serving_invocation_duration_seconds_count"] {
+        assert_eq!(sum(&page, below, &[]), None, "{below}");
+    }
+    // Refused by the breaker.
+    let mut held: Vec<Raw> = (0..11).map(|_| Raw::plain(http)).collect();
+    held.iter_mut().for_each(|client| drop(client.get("/", "")));
+    eventually("the queue is full", || get(http, "/", "").status() == 503);
+    let page = prometheus(port);
+    assert!(sum(&page, server, &[("http_response_status_code", "503"), ("kn_route_tag", "kn:disabled")]).is_some());
+    let refused = [("http_response_status_code", "503")];
+    assert_eq!(sum(&page, "kn_serving_invocation_duration_seconds_count", &refused), None);
+    assert_eq!(sum(&page, "http_client_request_duration_seconds_count", &[("error_type", "queue_full")]), None);
+}
+
+/// 8.2: what is forwarded although it looks like a probe is a request to the application, without a tag.
+#[test]
+fn given_requests_that_look_like_probes_when_forwarded_then_the_client_instrument_has_them() {
+    let app = App::ok();
+    let (mut queue, port) = observed(queue(app.port()));
+    get(queue.http(), "/", "K-Kubelet-Probe: x\r\n");
+    get(queue.http(), "/", "K-Network-Probe: queue\r\n");
+    get(queue.http(), "/", "User-Agent: kube-probe/1\r\nK-Network-Probe: queue\r\n");
+    let client = "http_client_request_duration_seconds_count";
+    eventually("both were counted", || sum(&prometheus(port), client, &[]) == Some(2.0));
+    let page = prometheus(port);
+    assert!(page.iter().filter(|s| s.name == client).all(|s| !s.labels.contains_key("kn_route_tag")), "{page:?}");
+    assert_eq!(sum(&page, "http_server_request_duration_seconds_count", &[]), None);
+}
+
+/// 8.2: a caller of HTTP/1.0 names no host; the label is there, empty.
+#[test]
+fn given_no_host_when_scraped_then_the_servers_address_is_empty() {
+    let app = App::ok();
+    let (mut queue, port) = observed(queue(app.port()));
+    Raw::plain(queue.http()).send("GET / HTTP/1.0\r\n\r\n").reply();
+    let labels = [("network_protocol_version", "1.0"), ("server_address", "")];
+    let count = || sum(&prometheus(port), "http_server_request_duration_seconds_count", &labels);
+    eventually("it was counted", || count() == Some(1.0));
+}
+
+/// 8.4: answers of our own have their size in the log.
+#[test]
+fn given_an_application_that_is_away_when_asked_then_the_log_has_the_answers_size() {
+    let config = serde_json::json!({
+        "enableRequestLog": true, "requestLogTemplate": "LINE {{.Response.Code}} {{.Response.Size}}",
+    });
+    let mut queue = queue(crate::support::scrape::free_port()).env("OBSERVABILITY_CONFIG", config).start();
+    let reply = get(queue.http(), "/", "");
+    assert_eq!(queue.logs("LINE "), format!("LINE 502 {}", reply.body.bytes.len()));
+}
+
 /// O2: a client cannot create series.
 #[test]
 fn given_random_hosts_methods_and_paths_when_scraped_then_at_most_64_series_an_instrument() {

@@ -220,3 +220,18 @@ fn given_a_total_timeout_of_0_when_asked_then_it_is_off() {
     let mut queue = queue(app.port()).env(TOTAL, 0).start();
     assert_eq!(get(queue.http(), "/", "").status(), 200);
 }
+
+/// 3.6: an interim response that went to the caller counts as the response's start.
+#[test]
+fn given_early_hints_in_time_when_the_response_is_late_then_the_start_timer_is_over() {
+    let app = App::start(|conn| {
+        conn.request();
+        conn.send("HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n");
+        std::thread::sleep(Duration::from_millis(1500));
+        conn.send(crate::support::app::ok("late"));
+    });
+    let mut queue = queue(app.port()).env(START, 1).start();
+    let mut client = Raw::plain(queue.http());
+    assert_eq!(client.get("/", "").head().unwrap().status(), 103);
+    assert_eq!(client.reply().text(), "late");
+}

@@ -11,6 +11,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use crate::http::body::Watch;
+use crate::http::call::Call;
 use crate::http::cause::{Cause, Timer};
 use crate::http::{Request, Response};
 use crate::worker::deadline::{Deadline, Deadlines};
@@ -56,14 +57,15 @@ impl<S: tower::Service<Request, Response = Response, Error = Cause>> tower::Serv
 
     fn call(&mut self, request: Request) -> Self::Future {
         let started = request.call.started;
-        Timed::new(self.inner.call(request), started, self.timers.clone())
+        let call = self.timers.start.is_some().then(|| request.call.clone());
+        Timed { call, ..Timed::new(self.inner.call(request), started, self.timers.clone()) }
     }
 }
 
 impl<F> Timed<F> {
     /// Puts `inner` under the timers, which count from `started`.
     pub fn new(inner: F, started: Instant, timers: Rc<Timers>) -> Self {
-        Self { inner, set: None, started, timers }
+        Self { inner, set: None, started, timers, call: None }
     }
 }
 
@@ -75,6 +77,8 @@ pin_project_lite::pin_project! {
         set: Option<Set>,
         started: Instant,
         timers: Rc<Timers>,
+        // Says whether an interim response was sent, which ends the wait for the response's start.
+        call: Option<Rc<Call>>,
     }
 }
 
@@ -121,6 +125,11 @@ impl<F: Future<Output = Result<Response, Cause>>> Future for Timed<F> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
+        if let (Some(set), Some(call)) = (this.set.as_mut(), &this.call)
+            && call.begun.get()
+        {
+            set.start = None;
+        }
         if let Some(cause) = this.set.as_ref().and_then(|set| set.passed(this.timers)) {
             log(&cause);
             return Poll::Ready(Err(cause));

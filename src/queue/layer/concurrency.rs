@@ -88,7 +88,10 @@ fn granted(request: &Request) {
 
 /// `K-Original-Host`, set by the activator, names the host that the caller asked for.
 fn restore_host(head: &mut http::request::Parts) {
-    let Some(host) = head.headers.remove(names::ORIGINAL_HOST).filter(|h| !h.is_empty()) else { return };
+    if head.headers.get(names::ORIGINAL_HOST).is_none_or(HeaderValue::is_empty) {
+        return;
+    }
+    let Some(host) = head.headers.remove(names::ORIGINAL_HOST) else { return };
     set_host(&mut head.headers, &mut head.uri, host);
 }
 

@@ -10,7 +10,7 @@ use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, StatusCode, Version};
 
 use super::marks::Marks;
-use super::probe::is_probe;
+use super::probe::{is_answered_here, is_probe};
 use crate::http::body::{End, Watch};
 use crate::http::call::Call;
 use crate::http::cause::Cause;
@@ -66,7 +66,9 @@ impl<S: tower::Service<Request, Response = Response, Error = Cause>> tower::Serv
         let head = &request.head;
         let marks = Marks::of(&head.headers);
         marks.leave(&request.call);
-        let probe = marks.has(Marks::PROBE) && is_probe(&head.headers);
+        let marked = marks.has(Marks::PROBE);
+        let probe = marked && is_probe(&head.headers);
+        let here = marked && is_answered_here(&head.headers);
         let log = self.observer.log.as_ref().filter(|log| !probe || log.probes);
         let traced = !probe && self.observer.tracer.is_some();
         if let (false, Some(tracer)) = (probe, &self.observer.tracer) {
@@ -76,6 +78,7 @@ impl<S: tower::Service<Request, Response = Response, Error = Cause>> tower::Serv
             observer: self.observer.clone(),
             call: request.call.clone(),
             probe,
+            reach: if here { Reach::Front } else { Reach::Application },
             method: head.method.clone(),
             version: head.version,
             host: host(head),
@@ -123,11 +126,37 @@ struct Logged {
     headers: HeaderMap,
 }
 
+/// How far a request came: what lies beyond is not told of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Reach {
+    /// Answered before its route was looked at.
+    Front,
+    /// Answered before the revision's container was asked for.
+    Stack,
+    /// Answered by the proxy itself.
+    Proxy,
+    /// Sent to the application, or meant to be.
+    Application,
+}
+
+impl Reach {
+    /// Where a cause makes its answer.
+    fn of(cause: &Cause) -> Self {
+        match cause {
+            Cause::Draining | Cause::Probe(..) | Cause::NotReady | Cause::PlaintextRefused => Self::Front,
+            Cause::QueueFull | Cause::Expectation | Cause::Coding | Cause::BadRequest(_) => Self::Stack,
+            Cause::Connect => Self::Proxy,
+            _ => Self::Application,
+        }
+    }
+}
+
 /// What is remembered of a request until its response has ended.
 struct Facts {
     observer: Rc<Observer>,
     call: Rc<Call>,
     probe: bool,
+    reach: Reach,
     method: Method,
     version: Version,
     host: HeaderValue,
@@ -152,9 +181,12 @@ impl Facts {
                 metrics.count(Count::ClientLeft);
             }
         }
+        let tag = match self.reach {
+            Reach::Front => RouteTag::None,
+            _ => self.tags.as_ref().map_or(RouteTag::Disabled, |tags| RouteTag::of(tags)),
+        };
+        let request_bytes = self.call.request_bytes.get();
         if !self.probe {
-            let tag = self.tags.as_ref().map_or(RouteTag::Disabled, |tags| RouteTag::of(tags));
-            let request_bytes = self.call.request_bytes.get();
             metrics.server(
                 &ServerLabels {
                     method: &self.method,
@@ -168,17 +200,20 @@ impl Facts {
                 request_bytes,
                 self.sent,
             );
-            let answered = if self.status == 0 { Err(cause.unwrap_or("unknown")) } else { Ok(self.status) };
-            let version = self.version;
+            if self.reach >= Reach::Proxy {
+                metrics.invocation(status, elapsed);
+            }
+        }
+        if self.reach == Reach::Application {
             let client = ClientLabels {
                 method: &self.method,
-                status: answered,
-                version,
+                status: if self.status == 0 { Err(cause.unwrap_or("unknown")) } else { Ok(self.status) },
+                version: self.version,
                 user_port: self.observer.user_port,
-                tag,
+                // What says that it is a probe has no route for the original's instruments.
+                tag: if self.probe { RouteTag::None } else { tag },
             };
             metrics.client(&client, elapsed, request_bytes);
-            metrics.invocation(status, elapsed);
         }
         if let (Some(logged), Some(trace)) = (&self.logged, self.call.trace.borrow_mut().take()) {
             self.trace(&trace, logged, status, cause);
@@ -301,7 +336,11 @@ impl<F: Future<Output = Result<Response, Cause>>> Future for Observed<F> {
                     facts.status = response.status().as_u16();
                     response.body_mut().watch(facts);
                 }
-                Err(cause) => facts.tell(cause.status().as_u16(), Some(cause.token())),
+                Err(cause) => {
+                    facts.reach = facts.reach.min(Reach::of(cause));
+                    facts.sent = cause.length(&facts.call);
+                    facts.tell(cause.status().as_u16(), Some(cause.token()));
+                }
             }
         }
         Poll::Ready(result)

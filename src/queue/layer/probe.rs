@@ -67,6 +67,12 @@ pub fn is_probe(headers: &HeaderMap) -> bool {
     set(names::NETWORK_PROBE) || is_kubelet_probe(headers)
 }
 
+/// Whether a request is answered by this layer.
+#[must_use]
+pub fn is_answered_here(headers: &HeaderMap) -> bool {
+    kind(headers).is_some()
+}
+
 /// Whether a request comes from kubelet, or says so.
 #[must_use]
 pub fn is_kubelet_probe(headers: &HeaderMap) -> bool {

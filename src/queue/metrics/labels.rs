@@ -259,7 +259,8 @@ impl HttpKey {
             text("url.scheme", if self.https { "https" } else { "http" }.into());
         }
         let (host, port) = split_port(&self.host);
-        if !host.is_empty() {
+        // A caller of HTTP/1.0 need not name a host; the label is there all the same.
+        if !host.is_empty() || !self.version.is_empty() {
             text("server.address", host.to_owned().into());
         }
         match &self.tag {
