@@ -310,6 +310,26 @@ async fn given_a_revision_that_is_dropped_then_its_probes_end() {
     eventually("it is forgotten", || counters.probing.load(Ordering::Relaxed) == 0).await;
 }
 
+/// Prints how long a held request waits for a pod at the other end of a slow path, which whoever runs this has made:
+/// `LOCKKEEPER_FAR` is an address that leads back here by it.
+#[tokio::test]
+#[ignore = "needs a slow path"]
+async fn from_a_pod_behind_a_slow_path_to_the_held_request_in_milliseconds() {
+    let far: std::net::IpAddr = std::env::var("LOCKKEEPER_FAR").unwrap_or("127.0.0.1".to_owned()).parse().unwrap();
+    let (commands, counters) = prober();
+    for _ in 0..10 {
+        let listener = TcpListener::bind("0.0.0.0:0").await.unwrap();
+        let address = SocketAddr::new(far, listener.local_addr().unwrap().port());
+        serve(listener, QUEUE, Duration::ZERO);
+        let revision = revision(&commands, Policy::default());
+        let Entry::Wait(wait) = revision.enter(100) else { panic!("there is no pod") };
+        let start = Instant::now();
+        revision.endpoints(&[], &[address]);
+        assert_eq!(wait.await.unwrap().address(), address);
+        println!("{:?}, {} probes so far", start.elapsed(), counters.started.load(Ordering::Relaxed));
+    }
+}
+
 /// Prints the figures of the issue (section 3): from "the pod can answer" to "the held request may be sent".
 #[tokio::test]
 #[ignore = "a measurement"]
