@@ -164,7 +164,7 @@ impl Object for Endpoints {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::needless_pass_by_value)]
     use serde_json::{Value, json};
 
     use super::*;

@@ -9,6 +9,7 @@ use crate::kube::objects::Writer;
 use crate::kube::{Key, Objects};
 
 /// As large as a cluster's: a third of an object is what controllers note about fields.
+#[expect(clippy::needless_pass_by_value, reason = "callers make it on the spot")]
 fn object(kind: &str, name: &str, i: usize, part: (&str, Value)) -> String {
     let fields: Vec<String> = (0..12).map(|n| format!("f:field-{n}")).collect();
     json!({"apiVersion": "v1", "kind": kind, part.0: part.1, "metadata": {

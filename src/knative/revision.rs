@@ -154,7 +154,7 @@ fn seconds(field: &str, value: i64) -> Result<Duration, String> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::needless_pass_by_value)]
     use serde_json::{Value, json};
 
     use super::*;

@@ -1,8 +1,11 @@
 //! What a source counts: for metrics, and for people who ask whether the state is fresh.
-use std::sync::Mutex;
-use std::sync::PoisonError;
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
+
+use crate::telemetry::registry::{Family, Kind, Label, Point, Value};
 
 /// The numbers of one kind of objects at one source. Read from any thread.
 #[derive(Debug, Default)]
@@ -12,6 +15,7 @@ pub struct Counters {
     relists: AtomicU64,
     failures: AtomicU64,
     unreadable: AtomicU64,
+    objects: AtomicU64,
     contact: Mutex<Option<Instant>>,
 }
 
@@ -41,6 +45,11 @@ impl Counters {
         self.unreadable.load(Ordering::Relaxed)
     }
 
+    /// Objects that are held.
+    pub fn objects(&self) -> u64 {
+        self.objects.load(Ordering::Relaxed)
+    }
+
     /// How long ago the source last spoke; none before it ever did. Bookmarks come each minute or so.
     pub fn age(&self) -> Option<Duration> {
         self.contact.lock().unwrap_or_else(PoisonError::into_inner).map(|at| at.elapsed())
@@ -68,5 +77,111 @@ impl Counters {
 
     pub(crate) fn contact(&self) {
         *self.contact.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    pub(crate) fn set_objects(&self, objects: usize) {
+        self.objects.store(objects as u64, Ordering::Relaxed);
+    }
+}
+
+/// The counters of all kinds that a source gives, for metrics. Clones are the same; any thread may ask.
+#[derive(Clone, Debug, Default)]
+pub struct Activity(Arc<Mutex<Vec<Entry>>>);
+
+/// A kind's name in URLs, and its counters for as long as somebody reads it.
+type Entry = (&'static str, Weak<Counters>);
+
+impl Activity {
+    pub(crate) fn add(&self, plural: &'static str, counters: &Arc<Counters>) {
+        let mut list = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        list.retain(|(_, counters)| counters.strong_count() > 0);
+        list.push((plural, Arc::downgrade(counters)));
+    }
+
+    /// The counters of each kind that is read now.
+    pub fn counters(&self) -> Vec<(&'static str, Arc<Counters>)> {
+        let list = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        list.iter().filter_map(|(plural, counters)| Some((*plural, counters.upgrade()?))).collect()
+    }
+
+    /// As metrics, a series for each kind. Where a kind is read several times, numbers are added up; it is connected
+    /// if all of them are, and as old as the oldest.
+    pub fn families(&self) -> Vec<Family> {
+        let mut kinds: BTreeMap<&'static str, Vec<Arc<Counters>>> = BTreeMap::new();
+        for (plural, counters) in self.counters() {
+            kinds.entry(plural).or_default().push(counters);
+        }
+        let family = |name, help, kind, value: &dyn Fn(&[Arc<Counters>]) -> f64| {
+            let point = |(plural, counters): (&&'static str, &Vec<Arc<Counters>>)| Point {
+                labels: vec![(Cow::Borrowed("resource"), Label::Text(Cow::Borrowed(plural)))],
+                value: Value::Number(value(counters)),
+            };
+            let points = kinds.iter().map(point).collect();
+            Family { otel_name: "", unit: "", name, help, kind, scope: None, points }
+        };
+        let sum = |number: fn(&Counters) -> u64| {
+            move |all: &[Arc<Counters>]| all.iter().map(|counters| number(counters)).sum::<u64>() as f64
+        };
+        let connected = |all: &[Arc<Counters>]| f64::from(u8::from(all.iter().all(|counters| counters.connected())));
+        let age = |all: &[Arc<Counters>]| {
+            let ages = all.iter().map(|counters| counters.age());
+            // Never is older than anything.
+            ages.map(|age| age.map_or(f64::INFINITY, |age| age.as_secs_f64())).fold(0.0, f64::max)
+        };
+        vec![
+            family("lockkeeper_kube_connected", "1 if changes of this kind arrive now.", Kind::Gauge, &connected),
+            family(
+                "lockkeeper_kube_age_seconds",
+                "Seconds since the source last spoke of this kind; bookmarks come each minute.",
+                Kind::Gauge,
+                &age,
+            ),
+            family("lockkeeper_kube_objects", "Objects that are held.", Kind::Gauge, &sum(Counters::objects)),
+            family("lockkeeper_kube_events_total", "Changes received.", Kind::Counter, &sum(Counters::events)),
+            family("lockkeeper_kube_relists_total", "Whole sets read.", Kind::Counter, &sum(Counters::relists)),
+            family(
+                "lockkeeper_kube_failures_total",
+                "Failed watches and lists.",
+                Kind::Counter,
+                &sum(Counters::failures),
+            ),
+            family(
+                "lockkeeper_kube_unreadable_total",
+                "Objects that could not be read.",
+                Kind::Counter,
+                &sum(Counters::unreadable),
+            ),
+        ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::registry;
+
+    #[test]
+    fn given_a_kind_that_is_read_twice_when_scraped_then_it_is_one_series() {
+        let activity = Activity::default();
+        let [one, two, gone]: [Arc<Counters>; 3] = Default::default();
+        activity.add("configmaps", &one);
+        activity.add("configmaps", &two);
+        activity.add("secrets", &gone);
+        drop(gone);
+        for counters in [&one, &two] {
+            counters.event();
+            counters.set_objects(2);
+            counters.contact();
+            counters.set_connected(true);
+        }
+        let scrape = || String::from_utf8_lossy(&registry::encode(activity.families())).into_owned();
+
+        let text = scrape();
+        assert!(text.contains("lockkeeper_kube_events_total{resource=\"configmaps\"} 2\n"), "{text}");
+        assert!(text.contains("lockkeeper_kube_objects{resource=\"configmaps\"} 4\n"), "{text}");
+        assert!(text.contains("lockkeeper_kube_connected{resource=\"configmaps\"} 1\n"), "{text}");
+        assert!(!text.contains("secrets"), "{text}");
+        two.set_connected(false);
+        assert!(scrape().contains("lockkeeper_kube_connected{resource=\"configmaps\"} 0\n"));
     }
 }

@@ -23,6 +23,7 @@ use notify::event::{AccessKind, EventKind};
 use serde_json::Value;
 use tokio::sync::Notify;
 
+use crate::kube::counters::Activity;
 use crate::kube::key::Key;
 use crate::kube::manifest;
 use crate::kube::object::{self, Object, Selection, Unreadable};
@@ -48,6 +49,7 @@ struct Shared {
     path: PathBuf,
     sinks: RefCell<Vec<Box<dyn Sink>>>,
     hint: Arc<Notify>,
+    activity: Activity,
     /// Whether a task follows the directory.
     followed: RefCell<bool>,
 }
@@ -65,13 +67,20 @@ impl Directory {
             path: path.into(),
             sinks: RefCell::default(),
             hint: Arc::default(),
+            activity: Activity::default(),
             followed: RefCell::default(),
         }))
+    }
+
+    /// What is read of this directory now.
+    pub fn activity(&self) -> &Activity {
+        &self.0.activity
     }
 
     /// The objects of one kind, from now on, as [`crate::kube::Source::objects`] has it.
     pub fn objects<T: Object>(&self, selection: Selection) -> Objects<T> {
         let (objects, mut writer) = Objects::new();
+        self.0.activity.add(T::KIND.plural, objects.counters());
         writer.begin();
         let log = Throttle::every(Duration::from_secs(60));
         let kind = Kind { writer, selection, log, files: HashMap::new(), owners: HashMap::new(), complete: false };

@@ -19,7 +19,7 @@ pub mod object;
 pub mod objects;
 pub mod source;
 
-pub use counters::Counters;
+pub use counters::{Activity, Counters};
 pub use key::Key;
 pub use object::{Kind, Meta, Object, Selection};
 pub use objects::{Change, Changes, Objects};

@@ -260,6 +260,7 @@ impl<T: PartialEq> Writer<T> {
             }
         } else {
             entries.insert(key.clone(), Entry { object: Arc::new(object), uid, round: self.round });
+            self.counters.set_objects(entries.len());
         }
         drop(entries);
         shared.tell(key, replaced.as_ref());
@@ -277,6 +278,7 @@ impl<T: PartialEq> Writer<T> {
     pub(crate) fn delete(&mut self, key: &Key) {
         let Some(shared) = self.shared.upgrade() else { return };
         let removed = shared.entries.borrow_mut().remove(key);
+        self.counters.set_objects(shared.entries.borrow().len());
         if let Some(entry) = removed {
             shared.tell(key, Some(&entry.object));
         }

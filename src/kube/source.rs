@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use crate::config::env::Env;
 use crate::kube::api::{self, Client, cluster::Cluster};
+use crate::kube::counters::Activity;
 use crate::kube::dir::Directory;
 use crate::kube::object::{Object, Selection};
 use crate::kube::objects::Objects;
@@ -82,6 +83,14 @@ impl Source {
         match self {
             Self::Server(client) => client.objects(selection),
             Self::Directory(directory) => directory.objects(selection),
+        }
+    }
+
+    /// What is read from it now, for metrics.
+    pub fn activity(&self) -> &Activity {
+        match self {
+            Self::Server(client) => client.activity(),
+            Self::Directory(directory) => directory.activity(),
         }
     }
 

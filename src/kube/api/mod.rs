@@ -25,6 +25,7 @@ use serde::Deserialize;
 use crate::kube::api::cluster::Cluster;
 use crate::kube::api::error::Refusal;
 use crate::kube::api::transport::{Answer, Payload, Transport};
+use crate::kube::counters::Activity;
 use crate::kube::object::{Object, Selection};
 use crate::kube::objects::Objects;
 
@@ -39,6 +40,7 @@ const BODY_BYTES: usize = 256 << 20;
 #[derive(Clone)]
 pub struct Client {
     transport: Rc<Transport>,
+    activity: Activity,
 }
 
 impl fmt::Debug for Client {
@@ -50,15 +52,21 @@ impl fmt::Debug for Client {
 impl Client {
     /// A client. Connects with its first request.
     pub fn new(cluster: Cluster) -> Self {
-        Self { transport: Transport::new(cluster) }
+        Self { transport: Transport::new(cluster), activity: Activity::default() }
     }
 
     /// The objects of one kind, from now on, as [`crate::kube::Source::objects`] has it.
     pub fn objects<T: Object>(&self, selection: Selection) -> Objects<T> {
         let (objects, writer) = Objects::new();
+        self.activity.add(T::KIND.plural, objects.counters());
         let task = tokio::task::spawn_local(watch::run(self.clone(), selection, writer));
         objects.kept_by(task.abort_handle());
         objects
+    }
+
+    /// What is read through this client now.
+    pub fn activity(&self) -> &Activity {
+        &self.activity
     }
 
     /// Checks that the server is not older than `minimum` (`v1.34.0`). Both versions have to be as semver.org has it.

@@ -286,9 +286,17 @@ impl<T: Object> Watch<T> {
             let lately = self.relisted.is_some_and(|at| at.elapsed() < GOOD);
             return if lately { wait } else { Duration::ZERO };
         }
-        // Whatever it says: servers refuse streaming lists with 400, 422, and, over an old etcd, with 500. client-go turns
-        // to pages after any error too.
-        if self.version.is_none() && self.streams && matches!(error, Error::Refused(_)) {
+        // Servers refuse streaming lists with 400, 422, and, over an old etcd, with 500; client-go turns to pages after any
+        // error. These are about something else, and hold for pages too.
+        let other = [
+            StatusCode::UNAUTHORIZED,
+            StatusCode::FORBIDDEN,
+            StatusCode::NOT_FOUND,
+            StatusCode::TOO_MANY_REQUESTS,
+            StatusCode::SERVICE_UNAVAILABLE,
+        ];
+        let no_stream = matches!(error, Error::Refused(refusal) if !other.contains(&refusal.status));
+        if self.version.is_none() && self.streams && no_stream {
             tracing::debug!("The server gives no streaming list of {}: {error}", T::KIND.plural);
             self.streams = false;
             return Duration::ZERO;
