@@ -9,7 +9,7 @@ fn when_local_checks_itself_then_every_line_is_ok_and_the_exit_code_is_0() {
     let (code, log) = command(&["local", "--check", "--json"]).finish();
     assert_eq!(code, Some(0), "{log}");
     let lines: Vec<serde_json::Value> = log.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
-    assert_eq!(lines.len(), 10, "{log}");
+    assert_eq!(lines.len(), 14, "{log}");
     assert!(lines.iter().all(|line| line["ok"] == true), "{log}");
     assert_eq!(lines[0]["version"], "TLSv1_3");
 }

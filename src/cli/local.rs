@@ -7,10 +7,10 @@ use std::time::Duration;
 use clap::Args;
 
 use crate::local::report::Report;
-use crate::local::topology::Options;
+use crate::local::topology::{Options, loopback};
 use crate::local::{check, run};
 
-/// Run a sample application behind the queue on this machine, with certificates made for it.
+/// Run a sample application behind the queue, and behind the activator that wakes it, with certificates made for them.
 #[derive(Args, Debug)]
 pub struct Command {
     /// Send one round of requests through every listener, say what was verified, and end.
@@ -40,6 +40,9 @@ pub struct Command {
     /// Print one JSON object a line.
     #[arg(long)]
     json: bool,
+    /// Be the sample application of a pod, and nothing else.
+    #[arg(long, hide = true)]
+    sample_application: bool,
 }
 
 impl Command {
@@ -57,7 +60,9 @@ impl Command {
         };
         let result = tokio::runtime::Builder::new_current_thread().enable_all().build().and_then(|runtime| {
             let tasks = tokio::task::LocalSet::new();
-            if self.check {
+            if self.sample_application {
+                tasks.block_on(&runtime, run::sample_application(loopback(self.app_port)))
+            } else if self.check {
                 tasks.block_on(&runtime, check::check(&options, report))
             } else {
                 tasks.block_on(&runtime, run::run(&options, self.rotate_every, report))

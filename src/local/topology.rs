@@ -1,28 +1,19 @@
 //! What `local` starts: certificates, the sample application, and this executable again in the queue role.
 //!
-//! The queue runs in a process group of its own: a Ctrl-C in the terminal reaches `local` alone, which then sends one
-//! SIGTERM (a second signal would end the queue at once). Ports are read from the queue's log, never guessed.
-use std::collections::VecDeque;
+//! Ports are read from the queue's log, never guessed.
 use std::fs;
-use std::io::{self, BufRead, BufReader};
+use std::io;
 use std::net::SocketAddr;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc;
-use std::time::{Duration, Instant};
 
 use crate::local::app::App;
 use crate::local::pki::{Authority, Leaf, Mount};
+use crate::local::process::Process;
 
-/// How long the queue may take to open its listeners.
-const START_LIMIT: Duration = Duration::from_secs(15);
-/// How long it may take to leave after SIGTERM.
-const STOP_LIMIT: Duration = Duration::from_secs(30);
-/// The log lines that are kept to explain a failure.
-const KEPT_LINES: usize = 40;
 /// The namespace that the queue believes to be in.
-const NAMESPACE: &str = "default";
+pub const NAMESPACE: &str = "default";
+/// The revision that it believes to serve.
+pub const REVISION: &str = "local-00001";
 
 /// What to start; a port of 0 means any free one.
 #[derive(Clone, Debug, Default)]
@@ -72,7 +63,8 @@ pub enum Certificates {
 /// Everything that runs.
 pub struct Topology {
     /// The queue; declared first, so that it ends before the application does.
-    queue: Queue,
+    queue: Process,
+    ports: Ports,
     /// The sample application.
     pub app: App,
     /// The certificates.
@@ -81,7 +73,7 @@ pub struct Topology {
     pub name: String,
     /// The CA's certificate, DER.
     pub root: Vec<u8>,
-    _state: StateDir,
+    state: StateDir,
 }
 
 /// The loopback address with `port`.
@@ -102,14 +94,24 @@ impl Topology {
             None => minted(&state.0.join("certs"))?,
         };
         let app = App::start(loopback(options.app_port)).map_err(|error| about("the sample application", &error))?;
-        let queue = Queue::start(options, certificates.dir(), app.addr().port())?;
-        Ok(Self { queue, app, certificates, name, root, _state: state })
+        let env = queue_env(certificates.dir(), app.addr().port());
+        let own = [
+            ("QUEUE_SERVING_PORT", options.http_port.to_string()),
+            ("QUEUE_SERVING_TLS_PORT", options.tls_port.to_string()),
+            ("LOCKKEEPER_ADMIN_PORT", options.admin_port.to_string()),
+            ("LOCKKEEPER_STATS_PORT", options.stats_port.to_string()),
+        ];
+        let mut queue = Process::start("the queue", &["queue"], &[&env[..], &own[..]].concat())?;
+        let servers = ["http server main:", "tls server main:", "server admin:", "http server metrics:"];
+        let [http, tls, admin, stats] = queue.await_ports(servers)?;
+        let ports = Ports { http, tls, admin, stats };
+        Ok(Self { queue, ports, app, certificates, name, root, state })
     }
 
     /// The queue's ports.
     #[must_use]
     pub fn ports(&self) -> Ports {
-        self.queue.ports
+        self.ports
     }
 
     /// The path of the CA's certificate.
@@ -121,7 +123,7 @@ impl Topology {
     /// The id of the queue's process.
     #[must_use]
     pub fn queue_id(&self) -> u32 {
-        self.queue.child.id()
+        self.queue.id()
     }
 
     /// Whether the queue has ended by itself: its last words.
@@ -129,17 +131,46 @@ impl Topology {
     /// # Errors
     /// When the child cannot be asked.
     pub fn queue_ended(&mut self) -> io::Result<Option<String>> {
-        Ok(self.queue.child.try_wait()?.map(|status| self.queue.last_words(status)))
+        self.queue.ended()
     }
 
     /// Drains: SIGTERM, then waits for the queue's end.
     ///
     /// # Errors
     /// When it does not leave in time, or not with status 0.
-    pub fn stop(mut self) -> io::Result<()> {
-        let status = self.queue.stop()?;
-        if status.success() { Ok(()) } else { Err(io::Error::other(self.queue.last_words(status))) }
+    pub fn stop(self) -> io::Result<()> {
+        self.queue.stop()
     }
+
+    /// A directory that vanishes with this value.
+    #[must_use]
+    pub fn state_dir(&self) -> &Path {
+        &self.state.0
+    }
+}
+
+/// The environment that Knative's controller gives to a queue in front of an application on `app`.
+#[must_use]
+pub fn queue_env(certs: &Path, app: u16) -> Vec<(&'static str, String)> {
+    let probe = format!(r#"{{"tcpSocket":{{"port":{app},"host":"127.0.0.1"}}}}"#);
+    [
+        ("CONTAINER_CONCURRENCY", "0"),
+        ("LOCKKEEPER_DRAIN_QUIET_PERIOD", "0s"),
+        ("REVISION_TIMEOUT_SECONDS", "300"),
+        ("SERVING_LOGGING_CONFIG", ""),
+        ("SERVING_LOGGING_LEVEL", ""),
+        ("SERVING_NAMESPACE", NAMESPACE),
+        ("SERVING_SERVICE", "local"),
+        ("SERVING_CONFIGURATION", "local"),
+        ("SERVING_REVISION", REVISION),
+        ("SERVING_POD", "local-00001-deployment-0"),
+        ("SERVING_POD_IP", "127.0.0.1"),
+        ("LOCKKEEPER_CERT_DIR", &certs.display().to_string()),
+        ("USER_PORT", &app.to_string()),
+        ("SERVING_READINESS_PROBE", &probe),
+    ]
+    .map(|(name, value)| (name, value.to_owned()))
+    .to_vec()
 }
 
 impl Certificates {
@@ -219,142 +250,5 @@ impl StateDir {
 impl Drop for StateDir {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
-/// The queue as a child process.
-struct Queue {
-    child: Child,
-    lines: mpsc::Receiver<String>,
-    kept: VecDeque<String>,
-    ports: Ports,
-}
-
-impl Queue {
-    fn start(options: &Options, certs: &Path, app: u16) -> io::Result<Self> {
-        let mut child = Command::new(std::env::current_exe()?)
-            .arg("queue")
-            .env("CONTAINER_CONCURRENCY", "0")
-            .env("QUEUE_SERVING_PORT", options.http_port.to_string())
-            .env("QUEUE_SERVING_TLS_PORT", options.tls_port.to_string())
-            .env("LOCKKEEPER_ADMIN_PORT", options.admin_port.to_string())
-            .env("LOCKKEEPER_STATS_PORT", options.stats_port.to_string())
-            .env("LOCKKEEPER_CERT_DIR", certs)
-            .env("LOCKKEEPER_DRAIN_QUIET_PERIOD", "0s")
-            .env("USER_PORT", app.to_string())
-            .env("REVISION_TIMEOUT_SECONDS", "300")
-            .env("SERVING_LOGGING_CONFIG", "")
-            .env("SERVING_LOGGING_LEVEL", "")
-            .env("SERVING_NAMESPACE", NAMESPACE)
-            .env("SERVING_SERVICE", "local")
-            .env("SERVING_CONFIGURATION", "local")
-            .env("SERVING_REVISION", "local-00001")
-            .env("SERVING_POD", "local-00001-deployment-0")
-            .env("SERVING_POD_IP", "127.0.0.1")
-            .env("SERVING_READINESS_PROBE", format!(r#"{{"tcpSocket":{{"port":{app},"host":"127.0.0.1"}}}}"#))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .process_group(0)
-            .spawn()
-            .map_err(|error| about("the queue", &error))?;
-        let (sender, lines) = mpsc::channel();
-        if let Some(pipe) = child.stderr.take() {
-            // Ends with the pipe; reads on after `Queue` is gone, so that the child never blocks on a full pipe.
-            std::thread::Builder::new().name("queue-log".to_owned()).spawn(move || {
-                for line in BufReader::new(pipe).lines().map_while(Result::ok) {
-                    let _ = sender.send(line);
-                }
-            })?;
-        }
-        let mut queue = Self { child, lines, kept: VecDeque::new(), ports: Ports::default() };
-        queue.await_ports()?;
-        Ok(queue)
-    }
-
-    fn await_ports(&mut self) -> io::Result<()> {
-        let deadline = Instant::now() + START_LIMIT;
-        while [self.ports.http, self.ports.tls, self.ports.admin, self.ports.stats].contains(&0) {
-            match self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-                Ok(line) => self.note(line),
-                Err(mpsc::RecvTimeoutError::Timeout) => {
-                    let log = self.log();
-                    return Err(io::Error::other(format!("the queue did not open its listeners in time\n{log}")));
-                }
-                Err(mpsc::RecvTimeoutError::Disconnected) => {
-                    let status = self.child.wait()?;
-                    return Err(io::Error::other(self.last_words(status)));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn note(&mut self, line: String) {
-        let found = |server: &str| port_after(&line, server);
-        self.ports.http = found("http server main:").unwrap_or(self.ports.http);
-        self.ports.tls = found("tls server main:").unwrap_or(self.ports.tls);
-        self.ports.admin = found("server admin:").unwrap_or(self.ports.admin);
-        self.ports.stats = found("http server metrics:").unwrap_or(self.ports.stats);
-        if self.kept.len() == KEPT_LINES {
-            self.kept.pop_front();
-        }
-        self.kept.push_back(line);
-    }
-
-    fn log(&mut self) -> String {
-        while let Ok(line) = self.lines.try_recv() {
-            self.note(line);
-        }
-        Vec::from(self.kept.clone()).join("\n")
-    }
-
-    fn last_words(&mut self, status: ExitStatus) -> String {
-        format!("the queue ended: {status}\n{}", self.log())
-    }
-
-    fn stop(&mut self) -> io::Result<ExitStatus> {
-        let id = i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw);
-        if let (Some(id), None) = (id, self.child.try_wait()?) {
-            rustix::process::kill_process(id, rustix::process::Signal::TERM)?;
-        }
-        // The log's pipe closes when the process ends: that is what is waited for.
-        let deadline = Instant::now() + STOP_LIMIT;
-        loop {
-            match self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-                Ok(line) => self.note(line),
-                Err(mpsc::RecvTimeoutError::Disconnected) => return self.child.wait(),
-                Err(mpsc::RecvTimeoutError::Timeout) => {
-                    return Err(io::Error::other(format!("the queue did not leave within {STOP_LIMIT:?}")));
-                }
-            }
-        }
-    }
-}
-
-impl Drop for Queue {
-    fn drop(&mut self) {
-        if matches!(self.child.try_wait(), Ok(None)) {
-            let _ = self.child.kill();
-            let _ = self.child.wait();
-        }
-    }
-}
-
-/// The number that follows `server` in a log line such as `Starting tls server main:8112`.
-fn port_after(line: &str, server: &str) -> Option<u16> {
-    let digits = line.split_once(server)?.1;
-    digits[..digits.find(|c: char| !c.is_ascii_digit()).unwrap_or(digits.len())].parse().ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn given_a_json_log_line_when_it_names_a_server_then_its_port_is_found() {
-        let line = r#"{"severity":"INFO","message":"Starting tls server main:8112","knative.dev/key":"a/b"}"#;
-        assert_eq!(port_after(line, "tls server main:"), Some(8112));
-        assert_eq!(port_after(line, "http server main:"), None);
     }
 }
