@@ -100,7 +100,13 @@ impl Frames {
     /// Connects with prior knowledge; settings are exchanged lazily: the server's are read as frames.
     #[track_caller]
     pub fn connect(port: u16) -> Self {
-        let stream = TcpStream::connect(local(port)).expect("the port is open");
+        Self::connect_to(local(port))
+    }
+
+    /// The same to any address.
+    #[track_caller]
+    pub fn connect_to(address: std::net::SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).expect("the port is open");
         let _ = stream.set_nodelay(true);
         stream.set_read_timeout(socket_timeout()).unwrap();
         stream.set_write_timeout(socket_timeout()).unwrap();

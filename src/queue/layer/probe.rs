@@ -73,11 +73,17 @@ pub fn is_answered_here(headers: &HeaderMap) -> bool {
     kind(headers).is_some()
 }
 
+/// Whether a request says that it is kubelet's and is answered here, so that the application never sees it.
+/// `K-Kubelet-Probe` alone is not enough: requests with it go to the application.
+#[must_use]
+pub fn is_answered_to_kubelet(headers: &HeaderMap) -> bool {
+    headers.get(header::USER_AGENT).is_some_and(|v| v.as_bytes().starts_with(names::KUBE_PROBE_AGENT.as_bytes()))
+}
+
 /// Whether a request comes from kubelet, or says so.
 #[must_use]
 pub fn is_kubelet_probe(headers: &HeaderMap) -> bool {
-    headers.get(names::KUBELET_PROBE).is_some_and(|v| !v.is_empty())
-        || headers.get(header::USER_AGENT).is_some_and(|v| v.as_bytes().starts_with(names::KUBE_PROBE_AGENT.as_bytes()))
+    headers.get(names::KUBELET_PROBE).is_some_and(|v| !v.is_empty()) || is_answered_to_kubelet(headers)
 }
 
 impl<S: tower::Service<Request, Response = Response, Error = Cause>> tower::Service<Request> for Probes<S> {

@@ -1,9 +1,10 @@
-//! Strict mode: with TLS on, plaintext is for this machine and for kubelet's probes.
+//! Strict mode: with TLS on, plaintext is for this machine and for kubelet's probes, those that never reach the
+//! application: what a request says of itself must not open the way to it.
 
 use std::future::ready;
 use std::task::{Context, Poll};
 
-use super::probe::{Either, is_kubelet_probe};
+use super::probe::{Either, is_answered_to_kubelet};
 use crate::http::cause::Cause;
 use crate::http::{Request, Response};
 
@@ -30,7 +31,7 @@ impl<S: tower::Service<Request, Response = Response, Error = Cause>> tower::Serv
         if self.on
             && !connection.tls
             && !connection.peer.ip().to_canonical().is_loopback()
-            && !is_kubelet_probe(&request.head.headers)
+            && !is_answered_to_kubelet(&request.head.headers)
         {
             return Either::Answer { future: Box::pin(ready(Err(Cause::PlaintextRefused))) };
         }
