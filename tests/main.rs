@@ -4,6 +4,7 @@
 
 mod activator;
 mod architecture;
+mod gateway;
 mod harness;
 mod kube;
 mod local;

@@ -50,6 +50,8 @@ const CONNECT: Duration = Duration::from_secs(2);
 const HANDSHAKE: Duration = Duration::from_secs(5);
 /// How long the last log lines may take.
 const LAST_LINES: Duration = Duration::from_secs(1);
+/// How often a ConfigMap that was not there is looked for.
+const SETTINGS_PAUSE: Duration = Duration::from_secs(2);
 /// How long the gateway waits for a ConfigMap before it goes on with the defaults.
 const SETTINGS_TIME: Duration = Duration::from_secs(60);
 
@@ -242,33 +244,56 @@ async fn follow_tls(
     }
 }
 
-/// A ConfigMap's settings, with those that are followed for as long as this lives.
+/// A ConfigMap's settings as they are now.
 struct Followed<T> {
     now: watch::Receiver<Arc<T>>,
-    _settings: Option<config_map::Settings<T>>,
-    /// Keeps the defaults' channel open.
-    _defaults: Option<watch::Sender<Arc<T>>>,
 }
 
-/// The settings of a ConfigMap, or the defaults if there is none that can be used. Never an obstacle to serving.
+/// The settings of a ConfigMap. While there is none that can be used, the defaults count: it is never an obstacle to
+/// serving, and acts as soon as it is there.
 async fn settings<T: Default + Send + Sync + 'static>(
     source: &Source,
     namespace: &str,
     name: &'static str,
     parse: fn(&std::collections::BTreeMap<String, String>) -> Result<T, config_map::Invalid>,
 ) -> Followed<T> {
+    let (publish, now) = watch::channel(Arc::new(T::default()));
     let started = config_map::Settings::start(source, namespace, name, parse);
-    let why = match tokio::time::timeout(SETTINGS_TIME, started).await {
-        Ok(Ok(settings)) => {
-            let now = settings.changes();
-            return Followed { now, _settings: Some(settings), _defaults: None };
+    let first = match tokio::time::timeout(SETTINGS_TIME, started).await {
+        Ok(Ok(settings)) => Some(settings),
+        Ok(Err(unusable)) => {
+            tracing::warn!("{name}: {unusable}: the defaults are used until then");
+            None
         }
-        Ok(Err(unusable)) => unusable.to_string(),
-        Err(_) => format!("no answer in {SETTINGS_TIME:?}"),
+        Err(_) => {
+            tracing::warn!("{name}: no answer in {SETTINGS_TIME:?}: the defaults are used until then");
+            None
+        }
     };
-    tracing::warn!("{name}: {why}: the defaults are used until the next start");
-    let (defaults, now) = watch::channel(Arc::new(T::default()));
-    Followed { now, _settings: None, _defaults: Some(defaults) }
+    if let Some(settings) = &first {
+        publish.send_replace(settings.current());
+    }
+    let (source, namespace) = (source.clone(), namespace.to_owned());
+    tokio::task::spawn_local(async move {
+        let settings = match first {
+            Some(settings) => settings,
+            None => loop {
+                tokio::time::sleep(SETTINGS_PAUSE).await;
+                if let Ok(settings) = config_map::Settings::start(&source, &namespace, name, parse).await {
+                    tracing::info!("{name} is there");
+                    break settings;
+                }
+            },
+        };
+        let mut changes = settings.changes();
+        loop {
+            publish.send_replace(changes.borrow_and_update().clone());
+            if changes.changed().await.is_err() {
+                return;
+            }
+        }
+    });
+    Followed { now }
 }
 
 /// TLS settings of the external and the internal ports.

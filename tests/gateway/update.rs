@@ -1,0 +1,190 @@
+//! Contract, section 8: changes and the end of a process lose no request.
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::harness::{Directory, NAMESPACE, app, builder, get, ingress, rule, simple, split};
+use crate::support::app::{App, ok};
+use crate::support::client::Raw;
+use crate::support::objects::config_map;
+use crate::support::wait::eventually;
+
+/// `update`: the header of the new generation is seen the moment that it is ready, the old backend is killed right then,
+/// and no request fails meanwhile.
+#[test]
+fn given_steady_load_when_routes_and_backends_change_then_no_request_fails() {
+    let directory = Directory::new();
+    let object = |generation: u64, service: &str| -> Value {
+        let mut to = split(service, 100);
+        to["appendHeaders"] = json!({"Generation": generation.to_string()});
+        ingress("hello", generation, json!({"rules": [rule("ExternalIP", &["a"], vec![json!({"splits": [to]})])]}))
+    };
+    let echo = || {
+        App::each(|head, _| match head.get("k-network-hash") {
+            Some(hash) => crate::support::app::response("200 OK", &[("K-Network-Hash", hash)], ""),
+            None => ok(head.get("generation").unwrap_or("none")),
+        })
+    };
+    let mut backend = Some(echo());
+    directory.backend("app-1", "http", &[backend.as_ref().unwrap().port()]).apply(object(1, "app-1"));
+    let mut gateway = directory.start(builder());
+    gateway.ready("hello", 1);
+    let port = gateway.http();
+    let (stop, failed, asked) =
+        (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
+    let load: Vec<_> = (0..4)
+        .map(|_| {
+            let (stop, failed, asked) = (stop.clone(), failed.clone(), asked.clone());
+            std::thread::spawn(move || {
+                let mut caller = Raw::plain(port);
+                while !stop.load(Ordering::Relaxed) {
+                    let reply = caller.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").reply();
+                    asked.fetch_add(1, Ordering::Relaxed);
+                    if reply.status() != 200 {
+                        eprintln!("{} {:?}", reply.status(), reply.header("x-lockkeeper-cause"));
+                        failed.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+            })
+        })
+        .collect();
+
+    for generation in 2..=30_u64 {
+        let name = format!("app-{generation}");
+        if generation % 2 == 0 {
+            let next = echo();
+            gateway.directory.backend(&name, "http", &[next.port()]).apply(object(generation, &name));
+            gateway.ready("hello", generation);
+            // Requests that were on their way are answered before the old one goes.
+            assert_eq!(get(port, "a", "/").text(), generation.to_string());
+            std::thread::sleep(Duration::from_millis(50));
+            backend = Some(next);
+        } else {
+            gateway.directory.apply(object(generation, &format!("app-{}", generation - 1)));
+            gateway.ready("hello", generation);
+            assert_eq!(get(port, "a", "/").text(), generation.to_string());
+        }
+    }
+    stop.store(true, Ordering::Relaxed);
+    for thread in load {
+        thread.join().unwrap();
+    }
+    drop(backend);
+    assert_eq!(failed.load(Ordering::Relaxed), 0, "of {}", asked.load(Ordering::Relaxed));
+    assert!(asked.load(Ordering::Relaxed) > 100);
+}
+
+/// Addresses that come and go act without a change of the routes.
+#[test]
+fn given_new_addresses_when_the_old_ones_go_then_requests_follow() {
+    let directory = Directory::new();
+    let (first, second) = (app("first"), app("second"));
+    directory.backend("app", "http", &[first.port()]).apply(simple("hello", "a", "app"));
+    let mut gateway = directory.start(builder());
+    gateway.ready("hello", 1);
+    let port = gateway.http();
+
+    gateway.directory.apply(super::harness::slice("app", 0, "http", second.port()));
+    eventually("the second answers", || get(port, "a", "/").text() == "second");
+    let before = first.count();
+    for _ in 0..20 {
+        assert_eq!(get(port, "a", "/").text(), "second");
+    }
+    assert_eq!(first.count(), before);
+
+    gateway.directory.delete("EndpointSlice", NAMESPACE, "app-0");
+    eventually("there is nobody", || get(port, "a", "/").status() == 503);
+    gateway.directory.apply(super::harness::slice("app", 0, "http", first.port()));
+    eventually("the first answers", || get(port, "a", "/").text() == "first");
+}
+
+/// Sections 3.6 and 8: a signal makes the replica unready at once, requests in flight end, and the process leaves.
+#[test]
+fn given_a_request_in_flight_when_told_to_leave_then_it_is_answered_first() {
+    let directory = Directory::new();
+    let slow = App::each(|head, _| {
+        if head.get("k-network-hash").is_none() && head.target() == "/slow" {
+            std::thread::sleep(Duration::from_millis(700));
+        }
+        ok("done")
+    });
+    directory.backend("app", "http", &[slow.port()]).apply(simple("hello", "a", "app"));
+    let mut gateway = directory.start(builder().env("LOCKKEEPER_DRAIN_SETTLE", "300ms"));
+    let (port, internal, admin) = (gateway.http(), gateway.internal_http(), gateway.admin());
+    eventually("it serves", || get(port, "a", "/").status() == 200);
+    assert_eq!(get(internal, "internalkourier", "/ready").status(), 200);
+    assert_eq!(get(admin, "x", "/ready").status(), 200);
+
+    let mut caller = Raw::plain(port);
+    caller.send("GET /slow HTTP/1.1\r\nHost: a\r\n\r\n");
+    eventually("the request has arrived", || slow.seen().iter().any(|head| head.target() == "/slow"));
+    gateway.binary.signal("TERM");
+
+    eventually("unready", || get(admin, "x", "/ready").status() == 503);
+    let reply = caller.reply();
+    assert_eq!((reply.status(), reply.header("connection")), (200, Some("close")));
+    assert_eq!(gateway.binary.exit().code(), Some(0));
+}
+
+/// net-kourier's `gracefulshutdown`: what takes longer than the drain time is cut.
+#[test]
+fn given_a_request_that_outlasts_the_drain_time_when_told_to_leave_then_it_is_cut() {
+    let directory = Directory::new();
+    let slow = App::start(|conn| {
+        while let Some((head, _)) = conn.request() {
+            if head.target() == "/stuck" {
+                return conn.wait_close();
+            }
+            conn.send(ok("ok"));
+        }
+    });
+    directory.backend("app", "http", &[slow.port()]).apply(simple("hello", "a", "app"));
+    let mut gateway = directory.start(builder().env("DRAIN_TIME_SECONDS", 1));
+    let port = gateway.http();
+    eventually("it serves", || get(port, "a", "/").status() == 200);
+    let mut caller = Raw::plain(port);
+    caller.send("GET /stuck HTTP/1.1\r\nHost: a\r\n\r\n");
+    eventually("the request has arrived", || slow.seen().iter().any(|head| head.target() == "/stuck"));
+
+    gateway.binary.signal("TERM");
+
+    assert!(caller.try_reply().is_none());
+    assert_eq!(gateway.binary.exit().code(), Some(0));
+}
+
+/// net-kourier's `timeout`, and `proxyprotocol`: a silent stream is ended; the PROXY header is demanded and believed.
+#[test]
+fn given_stream_idle_timeout_and_proxy_protocol_when_set_then_both_act() {
+    let directory = Directory::new();
+    let backend = App::start(|conn| {
+        while let Some((head, _)) = conn.request() {
+            if head.target() == "/silent" {
+                return conn.wait_close();
+            }
+            conn.send(ok("ok"));
+        }
+    });
+    let config = || config_map("knative-serving", "config-kourier");
+    directory
+        .backend("app", "http", &[backend.port()])
+        .apply(simple("hello", "a", "app"))
+        .apply(config().entry("stream-idle-timeout", "300ms"));
+    let mut gateway = directory.start(builder());
+    let port = gateway.http();
+    eventually("it serves", || get(port, "a", "/").status() == 200);
+    let reply = get(port, "a", "/silent");
+    assert_eq!((reply.status(), reply.header("x-lockkeeper-cause")), (504, Some("timeout_idle")));
+
+    gateway.directory.apply(config().entry("enable-proxy-protocol", "true"));
+    let proxied = |header: &str| {
+        let mut caller = Raw::plain(port);
+        caller.send(format!("{header}GET / HTTP/1.1\r\nHost: a\r\n\r\n"));
+        caller.try_reply().map(|reply| reply.status())
+    };
+    eventually("the header is demanded", || proxied("").is_none());
+    assert_eq!(proxied("PROXY TCP4 192.0.2.7 127.0.0.1 4711 80\r\n"), Some(200));
+    assert_eq!(backend.last().get("x-forwarded-for"), Some("192.0.2.7"));
+    assert_eq!(get(gateway.internal_http(), "a", "/").status(), 200, "never on internal ports");
+}
