@@ -210,8 +210,9 @@ fn given_system_internal_tls_when_switched_on_then_the_upstream_must_prove_its_n
     assert_eq!(refused.status(), 503);
     assert!(gateway.condition("bad", "Ready").is_some_and(|ready| ready.0 == "Unknown"));
 
-    gateway.directory.delete("ConfigMap", SYSTEM, "bundle");
-    eventually("nobody is trusted any more", || get(port, "good.example.com", "/").status() == 503);
+    // A removed authority must not live on in connections that are open.
+    gateway.directory.apply(trust_bundle(SYSTEM, "bundle", wrong.ca_pem()));
+    eventually("its authority is not trusted any more", || get(port, "good.example.com", "/").status() == 503);
     gateway.directory.apply(trust_bundle(SYSTEM, "bundle", &bundle));
     eventually("trust is back", || get(port, "good.example.com", "/").status() == 200);
 }
