@@ -13,8 +13,9 @@ use hyper::body::{Body as _, Incoming};
 use smallvec::SmallVec;
 
 use super::call::Call;
+use super::entrance::UnderWay;
+use super::inbound::{Broken, Inbound, Received};
 use super::limits;
-use super::server::UnderWay;
 use super::upstream::{Counted, Lease};
 
 /// How a response's body ended.
@@ -45,7 +46,7 @@ pub trait Watch {
 pub enum Aborted {
     /// The application's part failed.
     #[error("the application broke off")]
-    Upstream(#[source] hyper::Error),
+    Upstream(#[source] Broken),
     /// lockkeeper cut it.
     #[error("cut: {token}")]
     Cut {
@@ -62,7 +63,7 @@ enum Source {
     Full(Option<Bytes>),
     /// The body of an HTTP/1.1 response, with the connection that it comes by.
     Leased(Incoming, Option<Lease>),
-    Streamed(Incoming, #[expect(dead_code, reason = "counts until it is dropped")] Counted),
+    Streamed(Received, #[expect(dead_code, reason = "counts until it is dropped")] Counted),
 }
 
 /// The body of a response.
@@ -93,8 +94,8 @@ impl Body {
 
     /// A body that comes by a connection which something else drives.
     #[must_use]
-    pub fn streamed(incoming: Incoming, counted: Counted) -> Self {
-        Self::from(Source::Streamed(incoming, counted))
+    pub fn streamed(received: Received, counted: Counted) -> Self {
+        Self::from(Source::Streamed(received, counted))
     }
 
     fn from(source: Source) -> Self {
@@ -130,15 +131,16 @@ impl Source {
         match self {
             Self::Empty => true,
             Self::Full(bytes) => bytes.is_none(),
-            Self::Leased(incoming, _) | Self::Streamed(incoming, _) => incoming.is_end_stream(),
+            Self::Leased(incoming, _) => incoming.is_end_stream(),
+            Self::Streamed(received, _) => received.is_end_stream(),
         }
     }
 
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         match self {
             Self::Empty => Poll::Ready(None),
             Self::Full(bytes) => Poll::Ready(bytes.take().map(|b| Ok(Frame::data(b)))),
-            Self::Streamed(incoming, _) => Pin::new(incoming).poll_frame(cx),
+            Self::Streamed(received, _) => received.poll_frame(cx).map_err(Broken::Http2),
             Self::Leased(incoming, lease) => {
                 // The connection below is what makes progress, and it is driven with the task's own waker; waking
                 // the task for what it is about to look at anyway would only run it once more for nothing.
@@ -154,7 +156,7 @@ impl Source {
                 if ended && let Some(lease) = lease.take() {
                     lease.give_back();
                 }
-                frame
+                frame.map_err(Broken::Http1)
             }
         }
     }
@@ -206,7 +208,9 @@ impl http_body::Body for Body {
         match &self.source {
             Source::Empty => SizeHint::with_exact(0),
             Source::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64)),
-            Source::Leased(incoming, _) | Source::Streamed(incoming, _) => incoming.size_hint(),
+            Source::Leased(incoming, _) => incoming.size_hint(),
+            Source::Streamed(received, _) if !received.is_end_stream() => SizeHint::default(),
+            Source::Streamed(..) => SizeHint::with_exact(0),
         }
     }
 }
@@ -260,7 +264,7 @@ impl Watches {
 
 /// The request's body on its way to the application: counts, and holds back what `Expect` asks to hold back.
 pub struct Outbound {
-    incoming: Option<Incoming>,
+    incoming: Inbound,
     call: Rc<Call>,
     wait: Option<Pin<Box<tokio::time::Sleep>>>,
 }
@@ -269,11 +273,11 @@ impl Outbound {
     /// The body of `call`. With `expects`, it is read once the application said `100 Continue`, or kept silent for
     /// [`limits::CONTINUE_WAIT`]; reading it is what makes hyper tell the caller to go on.
     #[must_use]
-    pub fn new(incoming: Incoming, call: Rc<Call>, expects: bool) -> Self {
+    pub fn new(incoming: Inbound, call: Rc<Call>, expects: bool) -> Self {
         call.go_ahead.set(!expects);
         call.request_ended.set(incoming.is_end_stream());
         let wait = expects.then(|| Box::pin(tokio::time::sleep(limits::CONTINUE_WAIT)));
-        Self { incoming: Some(incoming), call, wait }
+        Self { incoming, call, wait }
     }
 }
 
@@ -281,15 +285,15 @@ impl Outbound {
     /// No body, for a request whose body has ended already.
     #[must_use]
     pub fn none(call: Rc<Call>) -> Self {
-        Self { incoming: None, call, wait: None }
+        Self { incoming: Inbound::None, call, wait: None }
     }
 }
 
 impl http_body::Body for Outbound {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = Broken;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         let this = &mut *self;
         if !this.call.go_ahead.get() {
             if let Some(wait) = &mut this.wait {
@@ -298,14 +302,13 @@ impl http_body::Body for Outbound {
             this.call.go_ahead.set(true);
             this.wait = None;
         }
-        let Some(incoming) = &mut this.incoming else { return Poll::Ready(None) };
-        let frame = std::task::ready!(Pin::new(incoming).poll_frame(cx));
+        let frame = std::task::ready!(Pin::new(&mut this.incoming).poll_frame(cx));
         match &frame {
             Some(Ok(frame)) => {
                 if let Some(data) = frame.data_ref() {
                     this.call.request_bytes.set(this.call.request_bytes.get() + data.len() as u64);
                 }
-                if this.incoming.as_ref().is_some_and(hyper::body::Body::is_end_stream) {
+                if this.incoming.is_end_stream() {
                     this.call.request_ended.set(true);
                 }
             }
@@ -316,10 +319,10 @@ impl http_body::Body for Outbound {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.as_ref().is_none_or(hyper::body::Body::is_end_stream)
+        self.incoming.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.as_ref().map_or_else(|| SizeHint::with_exact(0), hyper::body::Body::size_hint)
+        self.incoming.size_hint()
     }
 }

@@ -5,9 +5,10 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Instant;
 
-use http::HeaderValue;
+use http::{HeaderName, HeaderValue, StatusCode};
 
 use super::body::Watches;
+use super::headers::{self, Has};
 use super::lines::Head;
 use super::stream::Interim;
 use super::tunnel::Ready;
@@ -33,6 +34,8 @@ pub struct Connection {
     pub head: Head,
     /// The server name of the caller's TLS hello, in lower case.
     pub server_name: OnceCell<Box<str>>,
+    /// The last look found nothing to read, and nothing waits to be written.
+    pub quiet: Cell<bool>,
     /// Interim responses on their way to the caller (HTTP/1.1 only).
     pub interim: Rc<Interim>,
     /// The upstream half of an upgrade that was answered with 101; once the answer is on its way also what was tied
@@ -56,6 +59,7 @@ impl Connection {
             h2: Cell::new(false),
             head: Head::default(),
             server_name: OnceCell::new(),
+            quiet: Cell::new(false),
             interim: Rc::default(),
             tunnel: RefCell::default(),
         }
@@ -89,6 +93,8 @@ pub struct Call {
     pub cause: Cell<Option<&'static str>>,
     /// The request's spans, while tracing is on.
     pub trace: RefCell<Option<Box<RequestTrace>>>,
+    /// Interim responses on their way to the caller (HTTP/2 only).
+    pub informational: RefCell<Vec<http::Response<()>>>,
     /// What the role's layers found out about the request's headers, in bits of their own.
     pub marks: Cell<u32>,
     /// The upstream that the request was last offered to, where the role chooses among several.
@@ -111,10 +117,85 @@ impl Call {
             go_ahead: Cell::new(true),
             cause: Cell::new(None),
             trace: RefCell::new(None),
+            informational: RefCell::default(),
             marks: Cell::new(0),
             upstream: Cell::new(None),
             begun: Cell::new(false),
             grpc: Cell::new(false),
         }
+    }
+
+    /// The upstream sent an interim (1xx) response by HTTP/1.1: its head, the empty line included.
+    pub fn interim_h1(&self, head: &[u8]) {
+        if head.get(9..12) == Some(b"100") {
+            self.go_ahead.set(true);
+        }
+        if self.connection.h2.get() {
+            self.informational.borrow_mut().extend(parse_interim(head));
+            self.begun.set(self.begun.get() || head.get(9..12) != Some(b"100"));
+        } else if head.get(9..12) != Some(b"100") {
+            // hyper's server says `100 Continue` by itself when the body is read.
+            self.connection.interim.push(head);
+            self.begun.set(true);
+        }
+    }
+
+    /// The upstream sent an interim (1xx) response by HTTP/2.
+    pub fn interim_h2(&self, response: http::Response<()>) {
+        if response.status() == StatusCode::CONTINUE {
+            self.go_ahead.set(true);
+        }
+        if self.connection.h2.get() {
+            self.begun.set(self.begun.get() || response.status() != StatusCode::CONTINUE);
+            self.informational.borrow_mut().push(response);
+        } else if response.status() != StatusCode::CONTINUE {
+            let reason = response.status().canonical_reason().unwrap_or_default();
+            let mut head = format!("HTTP/1.1 {} {reason}\r\n", response.status().as_str()).into_bytes();
+            for (name, value) in response.headers() {
+                head.extend_from_slice(name.as_str().as_bytes());
+                head.extend_from_slice(b": ");
+                head.extend_from_slice(value.as_bytes());
+                head.extend_from_slice(b"\r\n");
+            }
+            head.extend_from_slice(b"\r\n");
+            self.connection.interim.push(&head);
+            self.begun.set(true);
+        }
+    }
+}
+
+/// An interim response's head, without what concerns one connection only.
+fn parse_interim(head: &[u8]) -> Option<http::Response<()>> {
+    let mut lines = head.split(|b| *b == b'\n').map(<[u8]>::trim_ascii);
+    let mut response = http::Response::new(());
+    *response.status_mut() = StatusCode::from_bytes(lines.next()?.get(9..12)?).ok()?;
+    for line in lines.filter(|line| !line.is_empty()) {
+        let (name, value) = line.split_at_checked(line.iter().position(|b| *b == b':')?)?;
+        let name = HeaderName::from_bytes(name).ok()?;
+        let value = HeaderValue::from_bytes(value.get(1..)?.trim_ascii()).ok()?;
+        response.headers_mut().append(name, value);
+    }
+    let has = Has::of(response.headers());
+    headers::strip_hop_by_hop(response.headers_mut(), has);
+    Some(response)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn given_an_interim_head_when_parsed_then_it_has_its_status_and_what_may_pass() {
+        let head = b"HTTP/1.1 103 Early Hints\r\nLink: </a>; rel=preload\r\nConnection: x-b\r\nX-B: 1\r\n\r\n";
+
+        let response = parse_interim(head).unwrap();
+
+        assert_eq!(response.status(), 103);
+        assert_eq!(
+            response.headers().iter().map(|(n, v)| (n.as_str(), v.to_str().unwrap())).collect::<Vec<_>>(),
+            [("link", "</a>; rel=preload")]
+        );
+        assert!(parse_interim(b"HTTP/1.1 x").is_none());
     }
 }

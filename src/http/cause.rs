@@ -9,6 +9,7 @@ use super::Response;
 use super::body::Body;
 use super::call::Call;
 use super::dial::Unreached;
+use super::inbound::Broken;
 use crate::tls;
 
 /// Names the cause in a response that lockkeeper made itself.
@@ -25,7 +26,7 @@ pub enum Cause {
     BadRequest(&'static str),
     /// The request's body could not be read.
     #[error("the request's body could not be read")]
-    RequestBody(#[source] hyper::Error),
+    RequestBody(#[source] Broken),
     /// An expectation other than `100-continue`.
     #[error("unknown expectation")]
     Expectation,
@@ -64,7 +65,7 @@ pub enum Cause {
     UpstreamEof,
     /// The connection to the application broke.
     #[error("the connection to the application broke")]
-    UpstreamReset(#[source] hyper::Error),
+    UpstreamReset(#[source] Broken),
     /// The application answered with something that is not HTTP, or not allowed.
     #[error("the application's response is malformed")]
     UpstreamMalformed(#[source] Option<hyper::Error>),

@@ -31,6 +31,8 @@ impl Has {
     pub const HOST: Self = Self(1 << 6);
     /// `Content-Length`.
     pub const LENGTH: Self = Self(1 << 7);
+    /// `Date`.
+    pub const DATE: Self = Self(1 << 8);
 
     /// Looks at all lines of a message.
     #[must_use]
@@ -46,6 +48,7 @@ impl Has {
                 | header::PROXY_AUTHORIZATION => Self::HOP,
                 header::EXPECT => Self::EXPECT,
                 header::CONTENT_LENGTH => Self::LENGTH,
+                header::DATE => Self::DATE,
                 header::HOST if !value.is_empty() => Self::HOST,
                 _ => match name.as_str() {
                     "keep-alive" | "proxy-connection" => Self::HOP,

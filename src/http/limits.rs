@@ -20,8 +20,12 @@ pub const H2_HEADER_LIST: u32 = (1 << 20) + 320;
 pub const PENDING_RESETS: usize = 50;
 /// Bytes of a response held back for a slow HTTP/2 reader, a stream.
 pub const SEND_BUFFER: usize = 64 * 1024;
+/// Idle time after which an HTTP/1.1 connection gives its buffers back; looked at once a second.
+pub const PARK_AFTER: Duration = Duration::from_millis(300);
 /// Bytes buffered of an HTTP/1.1 message: what one read may take.
 pub const READ_BUFFER: usize = 256 * 1024;
+/// Bytes buffered of an upstream's HTTP/1.1 response: what one read may take, and its header block.
+pub const UPSTREAM_BUFFER: usize = 128 * 1024;
 /// Idle time after which a pooled connection to the application is closed: `IdleConnTimeout` of Go's transport.
 pub const UPSTREAM_IDLE: Duration = Duration::from_secs(90);
 /// Bytes of a request kept until the first byte of its response, to send it again when the pooled connection was dead.

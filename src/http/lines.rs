@@ -105,6 +105,20 @@ impl Lines {
         self
     }
 
+    /// Gives `bytes`, which were read but not used, once more.
+    pub fn unread(&mut self, bytes: &[u8]) {
+        if !bytes.is_empty() {
+            self.ready.splice(..self.given, bytes.iter().copied());
+            self.given = 0;
+        }
+    }
+
+    /// Whether there is something to give before something is read.
+    #[must_use]
+    pub fn has_ready(&self) -> bool {
+        self.given < self.ready.len()
+    }
+
     /// As `read`, less the lines that are set aside.
     pub fn poll_read(
         &mut self,

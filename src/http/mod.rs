@@ -7,8 +7,12 @@
 pub mod body;
 pub mod call;
 pub mod cause;
+pub mod date;
 pub mod dial;
+pub mod entrance;
+pub mod h2_server;
 pub mod headers;
+pub mod inbound;
 pub mod interim;
 pub mod layer;
 pub mod limits;
@@ -16,6 +20,7 @@ pub mod lines;
 pub mod local;
 pub mod pools;
 pub mod proxy;
+pub mod pump;
 pub mod replay;
 pub mod server;
 pub mod stream;
@@ -29,7 +34,7 @@ pub struct Request {
     /// Method, target, version and headers; layers change them in place.
     pub head: http::request::Parts,
     /// The body as it comes in from the caller.
-    pub body: hyper::body::Incoming,
+    pub body: inbound::Inbound,
     /// What is known of this request beside the message itself.
     pub call: Rc<call::Call>,
 }

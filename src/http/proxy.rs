@@ -13,6 +13,7 @@ use super::call::Call;
 use super::cause::Cause;
 use super::dial::Unreached;
 use super::headers::{self, Has};
+use super::inbound::Broken;
 use super::upstream::{Failed, Lease, Pool, Speaks};
 use super::{Request, Response};
 
@@ -219,7 +220,7 @@ impl Prepared {
                 Err(Failed::Unsent(unsent)) => {
                     return Err(Failure::Unreached(Box::new(Self { request: *unsent, hop }), closed()));
                 }
-                Err(Failed::Exchange(error)) => return Err(Failure::Taken(exchange(error, &hop.call))),
+                Err(failed) => return Err(Failure::Taken(exchange(failed, &hop.call))),
             }
         }
     }
@@ -242,13 +243,13 @@ impl Prepared {
                 Ok(stream) => stream,
                 Err(error) => return Err(Failure::Unreached(Box::new(Self { request, hop }), error)),
             };
-            match stream.send(request).await {
+            match stream.send(request, &hop.call).await {
                 Ok((response, counted)) => {
                     pool.speaks_h2();
-                    let (mut head, incoming) = response.into_parts();
+                    let (mut head, received) = response.into_parts();
                     let has = Has::of(&head.headers);
                     headers::strip_hop_by_hop(&mut head.headers, has);
-                    return Ok(Response::from_parts(head, Body::streamed(incoming, counted)));
+                    return Ok(Response::from_parts(head, Body::streamed(received, counted)));
                 }
                 Err(Failed::Unsent(unsent)) if again => {
                     request = *unsent;
@@ -257,7 +258,7 @@ impl Prepared {
                 Err(Failed::Unsent(unsent)) => {
                     break Failure::Unreached(Box::new(Self { request: *unsent, hop }), closed());
                 }
-                Err(Failed::Exchange(error)) => break Failure::Taken(exchange(error, &hop.call)),
+                Err(failed) => break Failure::Taken(exchange(failed, &hop.call)),
             }
         };
         // Another request may have found it out meanwhile.
@@ -371,14 +372,17 @@ pub fn unreached(error: Unreached) -> Cause {
     }
 }
 
-fn exchange(error: hyper::Error, call: &Call) -> Cause {
-    if error.is_user() && !call.request_ended.get() {
-        Cause::RequestBody(error)
-    } else if error.is_incomplete_message() || error.is_canceled() {
-        Cause::UpstreamEof
-    } else if error.is_parse() {
-        Cause::UpstreamMalformed(Some(error))
-    } else {
-        Cause::UpstreamReset(error)
+fn exchange(failed: Failed, call: &Call) -> Cause {
+    match failed {
+        Failed::Exchange(Broken::Http1(error)) if error.is_user() && !call.request_ended.get() => {
+            Cause::RequestBody(error.into())
+        }
+        Failed::Exchange(Broken::Http1(error)) if error.is_incomplete_message() || error.is_canceled() => {
+            Cause::UpstreamEof
+        }
+        Failed::Exchange(Broken::Http1(error)) if error.is_parse() => Cause::UpstreamMalformed(Some(error)),
+        Failed::Exchange(error) => Cause::UpstreamReset(error),
+        Failed::RequestBody(error) => Cause::RequestBody(error),
+        Failed::Unsent(_) => unreached(closed()),
     }
 }

@@ -22,6 +22,7 @@ use super::dial::{Socket, Target};
 use super::interim::{self, Interim};
 use super::limits;
 use super::lines::{Head, Lines};
+use super::stream::{FLAT, flat};
 
 /// What the pool tells the connection about the exchange that runs on it.
 #[derive(Default)]
@@ -129,14 +130,8 @@ impl Wire {
     fn take_interim(&mut self) -> io::Result<bool> {
         let Self { held, exchange, .. } = self;
         interim::take(held, |head| {
-            let call = exchange.call.borrow();
-            if let Some(call) = &*call {
-                if head.get(9..12) == Some(b"100") {
-                    call.go_ahead.set(true);
-                } else if !call.connection.h2.get() {
-                    call.connection.interim.push(head);
-                    call.begun.set(true);
-                }
+            if let Some(call) = &*exchange.call.borrow() {
+                call.interim_h1(head);
             }
         })
     }
@@ -202,7 +197,12 @@ impl AsyncWrite for Upstream {
         let this = &mut self.wire;
         loop {
             ready!(this.poll_live(cx))?;
-            match ready!(Pin::new(&mut this.socket).poll_write_vectored(cx, slices)) {
+            let socket = Pin::new(&mut this.socket);
+            let written = match flat(slices, &mut [0; FLAT]) {
+                Some(bytes) => socket.poll_write(cx, bytes),
+                None => socket.poll_write_vectored(cx, slices),
+            };
+            match ready!(written) {
                 Ok(mut n) => {
                     let total = n;
                     if this.may_replay() {

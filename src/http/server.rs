@@ -7,21 +7,19 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
-use http::{HeaderValue, Method, StatusCode, Version, header};
-use hyper::body::Incoming;
-use hyper::server::conn::{http1, http2};
+use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
 use slab::Slab;
 use tokio::io::{AsyncRead as _, AsyncReadExt, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 
-use super::body::{Aborted, Body};
 use super::call::{Call, Connection};
 use super::cause::Cause;
+use super::entrance::Entrance;
+use super::h2_server::Http2;
 use super::lines::{self, Lines};
 use super::stream::{Socket, Stream};
-use super::upstream::LocalExecutor;
-use super::{Request, Response, headers, limits, tunnel};
+use super::{Request, Response, limits, tunnel};
 use crate::telemetry::request_log::TlsFacts;
 
 /// The first bytes of HTTP/2 with prior knowledge (RFC 9113 section 3.4).
@@ -40,6 +38,16 @@ pub enum Order {
     Leave,
 }
 
+/// Whether an idle connection has given its buffers back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Park {
+    No,
+    /// It shall.
+    Wanted,
+    /// It has, or never does.
+    Done,
+}
+
 /// One connection as its worker sees it from outside.
 pub struct Guide {
     waker: RefCell<Option<Waker>>,
@@ -49,6 +57,7 @@ pub struct Guide {
     /// Whether a request was answered: from then on, waiting for the next one has no limit.
     served: Cell<bool>,
     under_way: Cell<u32>,
+    park: Cell<Park>,
     /// The last request that was answered before its body had come in whole (HTTP/1.1).
     early: RefCell<Option<Rc<Call>>>,
 }
@@ -66,6 +75,55 @@ impl Guide {
     #[must_use]
     pub fn must_leave(&self) -> bool {
         self.order.get() == Order::Leave
+    }
+
+    /// A request has come in.
+    pub fn begin(&self) {
+        self.under_way.set(self.under_way.get() + 1);
+        self.awaiting.set(None);
+    }
+
+    /// A request and its response have ended; true if nothing else is under way.
+    pub fn end(&self) -> bool {
+        let left = self.under_way.get().saturating_sub(1);
+        self.under_way.set(left);
+        if left == 0 {
+            self.served.set(true);
+            self.awaiting.set(Some(Instant::now()));
+        }
+        left == 0
+    }
+
+    /// The answer to `call` has begun before its request had ended.
+    pub fn answered_early(&self, call: Rc<Call>) {
+        *self.early.borrow_mut() = Some(call);
+    }
+
+    fn park_if(&self, idle: bool) {
+        if idle && self.park.get() == Park::No {
+            self.park.set(Park::Wanted);
+            if let Some(waker) = &*self.waker.borrow() {
+                waker.wake_by_ref();
+            }
+        }
+    }
+
+    /// Ready when a connection that gave its buffers back has to go on: whether there is something to read, or else that
+    /// it has to end.
+    fn poll_unparked(&self, stream: &Stream, cx: &mut Context<'_>) -> Poll<bool> {
+        self.register(cx);
+        if self.order.get() > Order::Announce {
+            return Poll::Ready(false);
+        }
+        stream.poll_readable(cx).map(|()| true)
+    }
+
+    /// Whether the connection may give its buffers back now: nobody has anything to say.
+    fn may_park(&self, info: &Connection) -> bool {
+        self.park.get() == Park::Wanted
+            && self.under_way.get() == 0
+            && info.quiet.get()
+            && self.early.borrow().as_ref().is_none_or(|call| call.request_ended.get())
     }
 
     fn order(&self, order: Order) {
@@ -100,10 +158,12 @@ impl Connections {
         self.order.get().is_some()
     }
 
+    /// Lets idle connections give their buffers back.
     /// Ends connections on which the first header block has been awaited for `header_time`, or nothing happened for `idle`.
     pub fn sweep(&self, now: Instant, header_time: Duration, idle: Option<Duration>) {
         for (_, guide) in &*self.guides.borrow() {
             let Some(since) = guide.awaiting.get() else { continue };
+            guide.park_if(guide.served.get() && now.saturating_duration_since(since) > limits::PARK_AFTER);
             let limit = if guide.served.get() { idle } else { Some(header_time) };
             if limit.is_some_and(|limit| now.saturating_duration_since(since) > limit) {
                 guide.order(Order::Leave);
@@ -118,6 +178,7 @@ impl Connections {
             awaiting: Cell::new(Some(Instant::now())),
             served: Cell::new(false),
             under_way: Cell::new(0),
+            park: Cell::new(Park::No),
             early: RefCell::default(),
         });
         if let Some(order) = self.order.get().filter(|o| *o > Order::Announce) {
@@ -172,7 +233,7 @@ impl Default for Settings {
 pub struct Server<S> {
     stack: S,
     h1: http1::Builder,
-    h2: http2::Builder<LocalExecutor>,
+    h2: h2::server::Builder,
     connections: Rc<Connections>,
     settings: Settings,
     told: Rc<dyn Told>,
@@ -203,13 +264,13 @@ where
         if settings.header_lines < lines::HYPER {
             h1.max_headers(settings.header_lines);
         }
-        let mut h2 = http2::Builder::new(LocalExecutor);
+        let mut h2 = h2::server::Builder::new();
         h2.max_concurrent_streams(settings.streams)
-            .initial_stream_window_size(limits::STREAM_WINDOW)
+            .initial_window_size(limits::STREAM_WINDOW)
             .initial_connection_window_size(limits::CONNECTION_WINDOW)
             .max_header_list_size(limits::H2_HEADER_LIST)
             .max_pending_accept_reset_streams(limits::PENDING_RESETS)
-            .max_send_buf_size(limits::SEND_BUFFER);
+            .max_send_buffer_size(limits::SEND_BUFFER);
         Self { stack, h1, h2, connections, settings, told }
     }
 
@@ -231,37 +292,61 @@ where
         }
         let lines = Lines::new(self.settings.header_lines, self.settings.header_bytes).after(prefix);
         let stream = Stream::new(socket, lines, info.clone());
-        let service = ToHyper {
+        let entrance = Entrance {
             stack: RefCell::new(self.stack.clone()),
             info: info.clone(),
             guide: guide.clone(),
             all: self.connections.clone(),
             told: self.told.clone(),
         };
+        let mut told = Order::Serve;
         if h2 {
-            let connection = self.h2.serve_connection(TokioIo::new(stream), service);
-            let _ = Driven { connection: Box::pin(connection), guide, told: Order::Serve }.await;
-            return;
+            guide.park.set(Park::Done);
+            let connection = Box::new(Http2::new(&self.h2, stream, entrance));
+            let _ = Driven { connection, guide, info, told: &mut told }.await;
+        } else {
+            self.serve_h1(stream, entrance, guide, info).await;
         }
-        let mut connection = Box::pin(self.h1.serve_connection(TokioIo::new(stream), service));
-        let driven = Driven { connection: &mut connection, guide: guide.clone(), told: Order::Serve };
-        let ended = driven.await;
-        let refused = ended.as_ref().is_err_and(|error| error.is_parse());
+    }
+
+    async fn serve_h1(&self, mut stream: Stream, mut entrance: Entrance<S>, guide: Rc<Guide>, info: Rc<Connection>) {
+        let mut told = Order::Serve;
+        let (connection, result) = loop {
+            guide.park.set(Park::No);
+            let mut connection = Box::pin(self.h1.serve_connection(TokioIo::new(stream), entrance));
+            let (guide, info) = (guide.clone(), info.clone());
+            match (Driven { connection: &mut connection, guide: guide.clone(), info, told: &mut told }).await {
+                Outcome::Ended(result) => break (connection, result),
+                // Idle: hyper's buffers and state, two thirds of what a connection holds, are given back until there is
+                // something to read.
+                Outcome::Parked => {
+                    guide.park.set(Park::Done);
+                    let parts = Pin::into_inner(connection).into_parts();
+                    (stream, entrance) = (parts.io.into_inner(), parts.service);
+                    stream.unread(&parts.read_buf);
+                }
+            }
+            if !std::future::poll_fn(|cx| guide.poll_unparked(&stream, cx)).await {
+                let _ = stream.shutdown().await;
+                return;
+            }
+        };
+        let refused = result.as_ref().is_err_and(hyper::Error::is_parse);
         if refused {
             // hyper has answered by itself.
             self.told.answered(Cause::BadRequest("").token());
         }
         let Some(up) = info.tunnel.borrow_mut().take() else {
-            let unread = guide.early.take().is_some_and(|call| !call.request_ended.get());
-            // A response that was cut ends with the connection, or its caller would wait for the rest.
-            if refused || (unread && ended.is_ok()) {
-                linger(Pin::into_inner(connection).into_parts().io.into_inner(), &guide).await;
+            // A response that was cut ends here and now.
+            let unread = result.is_ok() && guide.early.take().is_some_and(|call| !call.request_ended.get());
+            if refused || unread {
+                Box::pin(linger(Pin::into_inner(connection).into_parts().io.into_inner(), &guide)).await;
             }
             return;
         };
         let Some((watches, websocket)) = up.1 else { return };
         let parts = Pin::into_inner(connection).into_parts();
-        tunnel::run(parts.io.into_inner(), parts.read_buf, up.0, websocket, watches, guide).await;
+        Box::pin(tunnel::run(parts.io.into_inner(), parts.read_buf, up.0, websocket, watches, guide)).await;
     }
 
     /// The handshake, and the first bytes: which protocol is it?
@@ -380,7 +465,7 @@ async fn linger(mut stream: Stream, guide: &Guide) {
     let _ = tokio::time::timeout(limits::LINGER, forget).await;
 }
 
-/// What hyper's two kinds of connection have in common.
+/// What the two kinds of connection have in common.
 trait Drive {
     fn poll_drive(&mut self, cx: &mut Context<'_>) -> Poll<hyper::Result<()>>;
     fn finish(&mut self);
@@ -388,7 +473,7 @@ trait Drive {
     const ANNOUNCES: bool;
 }
 
-impl<S> Drive for &mut Pin<Box<http1::Connection<TokioIo<Stream>, ToHyper<S>>>>
+impl<S> Drive for &mut Pin<Box<http1::Connection<TokioIo<Stream>, Entrance<S>>>>
 where
     S: tower::Service<Request, Response = Response, Error = Cause> + Clone + 'static,
 {
@@ -401,198 +486,52 @@ where
     }
 }
 
-impl<S> Drive for Pin<Box<http2::Connection<TokioIo<Stream>, ToHyper<S>, LocalExecutor>>>
+impl<S> Drive for Box<Http2<S>>
 where
-    S: tower::Service<Request, Response = Response, Error = Cause> + Clone + 'static,
+    S: tower::Service<Request, Response = Response, Error = Cause>,
 {
     const ANNOUNCES: bool = true;
     fn poll_drive(&mut self, cx: &mut Context<'_>) -> Poll<hyper::Result<()>> {
-        self.as_mut().poll(cx)
+        self.poll(cx).map(Ok)
     }
     fn finish(&mut self) {
-        self.as_mut().graceful_shutdown();
+        Http2::finish(self);
     }
 }
 
-struct Driven<C> {
+struct Driven<'a, C> {
     connection: C,
     guide: Rc<Guide>,
-    told: Order,
+    info: Rc<Connection>,
+    told: &'a mut Order,
 }
 
-impl<C: Drive + Unpin> Future for Driven<C> {
-    type Output = hyper::Result<()>;
+/// Why a connection is not driven any more.
+enum Outcome {
+    Ended(hyper::Result<()>),
+    /// It is idle and may give its buffers back.
+    Parked,
+}
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<hyper::Result<()>> {
+impl<C: Drive + Unpin> Future for Driven<'_, C> {
+    type Output = Outcome;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcome> {
         let this = &mut *self;
         this.guide.register(cx);
         let order = this.guide.order.get();
-        if order > this.told {
-            this.told = order;
+        if order > *this.told {
+            *this.told = order;
             match order {
-                Order::Leave => return Poll::Ready(Ok(())),
+                Order::Leave => return Poll::Ready(Outcome::Ended(Ok(()))),
                 Order::Announce if !C::ANNOUNCES => {}
                 _ => this.connection.finish(),
             }
         }
-        this.connection.poll_drive(cx)
-    }
-}
-
-/// The stack as hyper wants it.
-struct ToHyper<S> {
-    stack: RefCell<S>,
-    info: Rc<Connection>,
-    guide: Rc<Guide>,
-    all: Rc<Connections>,
-    told: Rc<dyn Told>,
-}
-
-impl<S> hyper::service::Service<http::Request<Incoming>> for ToHyper<S>
-where
-    S: tower::Service<Request, Response = Response, Error = Cause> + Clone + 'static,
-{
-    type Response = Response;
-    type Error = Aborted;
-    type Future = Answer<S::Future>;
-
-    fn call(&self, request: http::Request<Incoming>) -> Self::Future {
-        let (mut head, body) = request.into_parts();
-        self.info.head.end(&mut head.headers);
-        let call = Rc::new(Call::new(self.info.clone(), Instant::now()));
-        call.request_ended.set(hyper::body::Body::is_end_stream(&body));
-        let under_way = Some(UnderWay::new(self.guide.clone(), self.info.clone()));
-        let early = before_the_stack(&mut head, &call);
-        if let Some(Err(cause)) = &early {
-            self.told.answered(cause.token());
+        match this.connection.poll_drive(cx) {
+            Poll::Ready(result) => Poll::Ready(Outcome::Ended(result)),
+            Poll::Pending if this.guide.may_park(&this.info) => Poll::Ready(Outcome::Parked),
+            Poll::Pending => Poll::Pending,
         }
-        let future = match early {
-            None => Some(self.stack.borrow_mut().call(Request { head, body, call: call.clone() })),
-            Some(_) => None,
-        };
-        Answer { future, early, call, under_way, guide: self.guide.clone(), all: self.all.clone() }
-    }
-}
-
-/// A request or its response is under way, until this is dropped.
-pub struct UnderWay {
-    guide: Rc<Guide>,
-    info: Rc<Connection>,
-}
-
-impl UnderWay {
-    fn new(guide: Rc<Guide>, info: Rc<Connection>) -> Self {
-        guide.under_way.set(guide.under_way.get() + 1);
-        guide.awaiting.set(None);
-        Self { guide, info }
-    }
-}
-
-impl Drop for UnderWay {
-    fn drop(&mut self) {
-        let left = self.guide.under_way.get().saturating_sub(1);
-        self.guide.under_way.set(left);
-        if left == 0 {
-            self.guide.served.set(true);
-            self.guide.awaiting.set(Some(Instant::now()));
-            if !self.info.h2.get() {
-                self.info.head.begin();
-            }
-        }
-    }
-}
-
-/// What a server answers by itself, as Go's does: targets and hosts that are none (RFC 9112 section 3.2).
-fn before_the_stack(head: &mut http::request::Parts, call: &Call) -> Option<Result<Response, Cause>> {
-    // One pass: a look into the map for each header would cost more.
-    let (mut hosts, mut host_is_well_formed, mut coded) = (0, true, false);
-    for (name, value) in &head.headers {
-        match *name {
-            header::HOST => {
-                hosts += 1;
-                host_is_well_formed &= value.as_bytes().iter().all(|b| is_host_byte(*b));
-            }
-            header::TRANSFER_ENCODING => coded = true,
-            header::CONTENT_TYPE => call.grpc.set(value.as_bytes().starts_with(b"application/grpc")),
-            _ => {}
-        }
-    }
-    if head.version == Version::HTTP_2 {
-        if hosts > 0 && head.uri.authority().is_some() {
-            // The authority counts, and nothing may be decided by another name (RFC 9113 section 8.3.1).
-            head.headers.remove(header::HOST);
-        }
-        return None;
-    }
-    if head.uri.path() == "*" && head.method == Method::OPTIONS {
-        let mut response = Response::new(Body::empty());
-        response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
-        return Some(Ok(response));
-    }
-    if coded && !headers::is_chunked_alone(&head.headers) {
-        return Some(Err(Cause::Coding));
-    }
-    let bad = |why| Some(Err(Cause::BadRequest(why)));
-    if head.method != Method::CONNECT && head.uri.scheme().is_none() && !head.uri.path().starts_with('/') {
-        return bad("malformed target");
-    }
-    match hosts {
-        0 if head.version == Version::HTTP_11 => bad("missing required Host header"),
-        0 | 1 if host_is_well_formed => None,
-        0 | 1 => bad("malformed Host header"),
-        _ => bad("too many Host headers"),
-    }
-}
-
-/// The bytes that Go's `httpguts.ValidHostHeader` lets pass.
-fn is_host_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!$%&'()*+,-.:;=[]_~".contains(&byte)
-}
-
-pin_project_lite::pin_project! {
-    /// A request under way: turns causes into answers.
-    struct Answer<F> {
-        #[pin]
-        future: Option<F>,
-        early: Option<Result<Response, Cause>>,
-        call: Rc<Call>,
-        under_way: Option<UnderWay>,
-        guide: Rc<Guide>,
-        all: Rc<Connections>,
-    }
-}
-
-impl<F: Future<Output = Result<Response, Cause>>> Future for Answer<F> {
-    type Output = Result<Response, Aborted>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
-        let result = match (this.early.take(), this.future.as_pin_mut()) {
-            (Some(early), _) => early,
-            (None, Some(future)) => ready!(future.poll(cx)),
-            (None, None) => return Poll::Pending,
-        };
-        let mut response = match result {
-            Ok(response) => response,
-            Err(cause) => cause.respond(this.call),
-        };
-        response.body_mut().under_way(this.under_way.take());
-        if this.call.connection.h2.get() {
-            return Poll::Ready(Ok(response));
-        }
-        if !this.call.request_ended.get() {
-            *this.guide.early.borrow_mut() = Some(this.call.clone());
-        }
-        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            let websocket =
-                headers::upgrade(response.headers()).is_some_and(|p| p.as_bytes().eq_ignore_ascii_case(b"websocket"));
-            let watches = std::mem::replace(response.body_mut(), Body::empty()).take_watches();
-            if let Some(ready) = this.call.connection.tunnel.borrow_mut().as_mut() {
-                ready.1 = Some((watches, websocket));
-            }
-        } else if this.all.announcing() {
-            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-        }
-        Poll::Ready(Ok(response))
     }
 }

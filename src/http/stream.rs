@@ -43,13 +43,40 @@ pub struct Stream {
     lines: Lines,
     connection: std::rc::Rc<super::call::Connection>,
     written: usize,
+    /// The last write found no room.
+    blocked: bool,
 }
 
 impl Stream {
     /// A stream that gives what `lines` has of it already before what the socket gives.
     #[must_use]
     pub fn new(socket: Socket, lines: Lines, connection: std::rc::Rc<super::call::Connection>) -> Self {
-        Self { socket, lines, connection, written: 0 }
+        Self { socket, lines, connection, written: 0, blocked: false }
+    }
+
+    /// Gives `bytes`, which were read but not used, once more.
+    pub fn unread(&mut self, bytes: &[u8]) {
+        self.lines.unread(bytes);
+    }
+
+    /// Whether there is something to read, without reading it.
+    pub fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.lines.has_ready() {
+            return Poll::Ready(());
+        }
+        let socket = match &self.socket {
+            Socket::Plain(socket) => socket,
+            Socket::Tls(stream) => stream.get_ref().0,
+        };
+        socket.poll_read_ready(cx).map(drop)
+    }
+
+    fn wrote<T>(&mut self, written: Poll<T>) -> Poll<T> {
+        self.blocked = written.is_pending();
+        if self.blocked {
+            self.connection.quiet.set(false);
+        }
+        written
     }
 
     /// Writes the interim responses that wait; ready when none does.
@@ -93,11 +120,29 @@ impl Socket {
     }
 }
 
+/// Bytes up to which several pieces are copied into one.
+pub const FLAT: usize = 1024;
+
+/// Small pieces as one: `writev` costs the kernel more than the copy and a plain `send`.
+pub fn flat<'a>(pieces: &'a [io::IoSlice<'_>], room: &'a mut [u8; FLAT]) -> Option<&'a [u8]> {
+    if let [one] = pieces {
+        return Some(one);
+    }
+    let mut used = 0;
+    for piece in pieces {
+        room.get_mut(used..used + piece.len())?.copy_from_slice(piece);
+        used += piece.len();
+    }
+    room.get(..used)
+}
+
 impl AsyncRead for Stream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         let socket = &mut this.socket;
-        this.lines.poll_read(&this.connection.head, cx, buf, |cx, buf| socket.poll_read(cx, buf))
+        let read = this.lines.poll_read(&this.connection.head, cx, buf, |cx, buf| socket.poll_read(cx, buf));
+        this.connection.quiet.set(read.is_pending() && !this.blocked);
+        read
     }
 }
 
@@ -106,7 +151,8 @@ impl AsyncWrite for Stream {
         if self.connection.interim.any.get() {
             ready!(self.poll_interim(cx))?;
         }
-        self.socket.poll_write(cx, buf)
+        let written = self.socket.poll_write(cx, buf);
+        self.wrote(written)
     }
 
     fn poll_write_vectored(
@@ -117,10 +163,14 @@ impl AsyncWrite for Stream {
         if self.connection.interim.any.get() {
             ready!(self.poll_interim(cx))?;
         }
-        match &mut self.socket {
-            Socket::Plain(s) => Pin::new(s).poll_write_vectored(cx, bufs),
+        let written = match &mut self.socket {
+            Socket::Plain(s) => match flat(bufs, &mut [0; FLAT]) {
+                Some(bytes) => Pin::new(s).poll_write(cx, bytes),
+                None => Pin::new(s).poll_write_vectored(cx, bufs),
+            },
             Socket::Tls(s) => Pin::new(s).poll_write_vectored(cx, bufs),
-        }
+        };
+        self.wrote(written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -131,7 +181,8 @@ impl AsyncWrite for Stream {
         if self.connection.interim.any.get() {
             ready!(self.poll_interim(cx))?;
         }
-        self.socket.poll_flush(cx)
+        let flushed = self.socket.poll_flush(cx);
+        self.wrote(flushed)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -15,10 +15,13 @@ use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+use h2::client::SendRequest;
 use http::HeaderValue;
 use http::uri::Authority;
+use http_body::Body as _;
 use hyper::body::Incoming;
-use hyper::client::conn::{TrySendError, http1, http2};
+use hyper::client::conn::{TrySendError, http1};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -26,26 +29,14 @@ use tokio::net::TcpStream;
 use super::body::Outbound;
 use super::call::Call;
 use super::dial::{Socket, Target, Unreached};
+use super::inbound::{Broken, Received};
 use super::limits;
 use super::lines;
+use super::pump::{Pump, Stopped};
 use super::replay::{Exchange, Upstream};
 use super::tunnel::Ready;
 
 type H1Connection = http1::Connection<TokioIo<Upstream>, Outbound>;
-
-/// The executor for what hyper spawns: the worker's own thread.
-#[derive(Clone, Copy, Debug)]
-pub struct LocalExecutor;
-
-impl<F> hyper::rt::Executor<F> for LocalExecutor
-where
-    F: Future + 'static,
-    F::Output: 'static,
-{
-    fn execute(&self, future: F) {
-        tokio::task::spawn_local(future);
-    }
-}
 
 /// What a pool may hold.
 #[derive(Clone, Copy, Debug)]
@@ -91,7 +82,9 @@ struct H1 {
 
 /// A shared HTTP/2 connection.
 struct H2 {
-    send: http2::SendRequest<Outbound>,
+    send: SendRequest<Bytes>,
+    /// Takes no more streams.
+    closed: Rc<Cell<bool>>,
     generation: u64,
     /// Its clones are the streams under way.
     streams: Rc<()>,
@@ -103,11 +96,16 @@ impl H2 {
     fn streams(&self) -> usize {
         Rc::strong_count(&self.streams) - 1
     }
+
+    fn stream(&self) -> Stream {
+        Stream { send: self.send.clone(), closed: self.closed.clone(), counted: Counted(self.streams.clone()) }
+    }
 }
 
 /// The right to a stream of a shared HTTP/2 connection, used or about to be; counts until it is dropped.
 pub struct Stream {
-    send: http2::SendRequest<Outbound>,
+    send: SendRequest<Bytes>,
+    closed: Rc<Cell<bool>>,
     counted: Counted,
 }
 
@@ -129,7 +127,9 @@ pub enum Failed {
     /// The connection ended before it took the request, which is here again.
     Unsent(Box<http::Request<Outbound>>),
     /// The exchange failed; the request was or may have been sent.
-    Exchange(hyper::Error),
+    Exchange(Broken),
+    /// The request's body could not be read; the exchange was given up.
+    RequestBody(Broken),
 }
 
 impl Pool {
@@ -170,7 +170,7 @@ impl Pool {
         if idle.is_empty() {
             idle.shrink_to_fit();
         }
-        self.h2.borrow_mut().retain(|h2| !h2.send.is_closed());
+        self.h2.borrow_mut().retain(|h2| !h2.closed.get());
     }
 
     /// Closes what was verified by an authority that is no longer trusted: idle connections now, busy ones after their
@@ -229,7 +229,10 @@ impl Pool {
         let io = Upstream::new(socket, self.target.clone(), exchange.clone(), self.limits.header_lines);
         let mut builder = http1::Builder::new();
         // Folded lines become one (RFC 9112 section 5.2).
-        builder.title_case_headers(true).allow_obsolete_multiline_headers_in_responses(true);
+        builder
+            .title_case_headers(true)
+            .max_buf_size(limits::UPSTREAM_BUFFER)
+            .allow_obsolete_multiline_headers_in_responses(true);
         if self.limits.header_lines < lines::HYPER {
             builder.max_headers(self.limits.header_lines);
         }
@@ -317,46 +320,48 @@ impl Pool {
             return Ok(found);
         }
         let (socket, generation) = self.dial().await?;
-        let (send, connection) = http2::Builder::new(LocalExecutor)
-            .initial_stream_window_size(limits::STREAM_WINDOW)
+        let (send, mut connection) = h2::client::Builder::new()
+            .initial_window_size(limits::STREAM_WINDOW)
             .initial_connection_window_size(limits::CONNECTION_WINDOW)
             .max_header_list_size(limits::H2_HEADER_LIST)
-            .max_send_buf_size(limits::SEND_BUFFER)
-            .handshake(TokioIo::new(socket))
+            .max_send_buffer_size(limits::SEND_BUFFER)
+            .enable_push(false)
+            .handshake(socket)
             .await
             .map_err(|error| Unreached::Refused(io::Error::other(error)))?;
-        let most = Rc::new(Cell::new(connection.current_max_send_streams()));
+        let closed = Rc::new(Cell::new(false));
+        let most = Rc::new(Cell::new(send.current_max_send_streams()));
         tokio::task::spawn_local({
-            let most = most.clone();
-            let mut connection = Box::pin(connection);
+            let (closed, most) = (closed.clone(), most.clone());
             async move {
                 let end = std::future::poll_fn(|cx| {
-                    let end = connection.as_mut().poll(cx);
-                    most.set(connection.current_max_send_streams());
+                    let end = Pin::new(&mut connection).poll(cx);
+                    most.set(connection.max_concurrent_send_streams());
                     end
                 });
                 if let Err(error) = end.await {
                     tracing::debug!(%error, "an HTTP/2 connection to an upstream ended");
                 }
+                closed.set(true);
             }
         });
-        let h2 = H2 { send: send.clone(), generation, streams: Rc::new(()), most };
-        let counted = Counted(h2.streams.clone());
+        let h2 = H2 { send, closed, generation, streams: Rc::new(()), most };
+        let stream = h2.stream();
         let mut all = self.h2.borrow_mut();
-        all.retain(|h2| !h2.send.is_closed());
+        all.retain(|h2| !h2.closed.get());
         all.push(h2);
-        Ok(Stream { send, counted })
+        Ok(stream)
     }
 
     /// A shared connection that may take another stream; with `full`, the one with the fewest.
     fn free_h2(&self, full: bool) -> Option<Stream> {
         let all = self.h2.borrow();
-        let mut usable = all.iter().filter(|h2| !h2.send.is_closed() && self.target.still_trusts(h2.generation));
+        let mut usable = all.iter().filter(|h2| !h2.closed.get() && self.target.still_trusts(h2.generation));
         let found = match full {
             false => usable.find(|h2| h2.streams() < h2.most.get()),
             true => usable.min_by_key(|h2| h2.streams()),
         }?;
-        Some(Stream { send: found.send.clone(), counted: Counted(found.streams.clone()) })
+        Some(found.stream())
     }
 }
 
@@ -365,15 +370,48 @@ impl Stream {
     ///
     /// # Errors
     /// No response on it.
-    pub async fn send(self, request: http::Request<Outbound>) -> Result<(http::Response<Incoming>, Counted), Failed> {
-        let Self { mut send, counted } = self;
-        match send.try_send_request(request).await {
-            Ok(response) => Ok((response, counted)),
-            Err(mut error) => Err(match take_unsent(&mut error) {
-                Some(unsent) => Failed::Unsent(Box::new(unsent)),
-                None => Failed::Exchange(error.into_error()),
-            }),
+    pub async fn send(
+        self,
+        request: http::Request<Outbound>,
+        call: &Rc<Call>,
+    ) -> Result<(http::Response<Received>, Counted), Failed> {
+        let Self { mut send, closed, counted } = self;
+        if std::future::poll_fn(|cx| send.poll_ready(cx)).await.is_err() {
+            closed.set(true);
+            return Err(Failed::Unsent(Box::new(request)));
         }
+        let (head, body) = request.into_parts();
+        let ended = body.is_end_stream();
+        let sent = send.send_request(http::Request::from_parts(head, ()), ended);
+        drop(send);
+        let (mut response, to) = sent.map_err(|error| Failed::Exchange(error.into()))?;
+        let mut pump = if ended { None } else { Some(Pump::new(to, body)) };
+        let response = std::future::poll_fn(|cx| {
+            let final_one = loop {
+                match response.poll_informational(cx) {
+                    Poll::Ready(Some(Ok(interim))) => call.interim_h2(interim),
+                    Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(Failed::Exchange(error.into()))),
+                    Poll::Ready(None) => break true,
+                    Poll::Pending => break false,
+                }
+            };
+            if final_one && let Poll::Ready(response) = Pin::new(&mut response).poll(cx) {
+                return Poll::Ready(response.map_err(|error| Failed::Exchange(error.into())));
+            }
+            match pump.as_mut().map(|pump| pump.poll(cx)) {
+                Some(Poll::Ready(Err(Stopped::Body(error)))) => return Poll::Ready(Err(Failed::RequestBody(error))),
+                // Refused: the response says why.
+                Some(Poll::Ready(_)) => pump = None,
+                Some(Poll::Pending) | None => {}
+            }
+            Poll::Pending
+        })
+        .await?;
+        if let Some(mut pump) = pump {
+            // The rest of the request goes on beside the response, whoever waits for whom.
+            tokio::task::spawn_local(std::future::poll_fn(move |cx| pump.poll(cx).map(drop)));
+        }
+        Ok((response.map(Received::new), counted))
     }
 }
 
@@ -448,7 +486,7 @@ impl Lease {
             }
             Err(mut error) => Err(match take_unsent(&mut error) {
                 Some(unsent) => Failed::Unsent(Box::new(unsent)),
-                None => Failed::Exchange(error.into_error()),
+                None => Failed::Exchange(error.into_error().into()),
             }),
         }
     }

@@ -267,6 +267,11 @@ impl Binary {
         self.kib("VmRSS:")
     }
 
+    /// Resident memory that is its own, KiB: pages of the binary come and go.
+    pub fn memory_own(&self) -> u64 {
+        self.kib("RssAnon:")
+    }
+
     /// The most resident memory so far, KiB.
     pub fn memory_peak(&self) -> u64 {
         self.kib("VmHWM:")

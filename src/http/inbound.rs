@@ -1,0 +1,100 @@
+//! Bodies as they come in, of either protocol, and how a connection breaks.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+
+/// What went wrong on a connection or a stream of it.
+#[derive(Debug, thiserror::Error)]
+pub enum Broken {
+    /// HTTP/1.1.
+    #[error(transparent)]
+    Http1(#[from] hyper::Error),
+    /// HTTP/2.
+    #[error(transparent)]
+    Http2(#[from] h2::Error),
+}
+
+/// A message's body as it comes in.
+pub enum Inbound {
+    /// By HTTP/1.1.
+    Http1(Incoming),
+    /// By HTTP/2.
+    Http2(Received),
+    /// There is none.
+    None,
+}
+
+impl Body for Inbound {
+    type Data = Bytes;
+    type Error = Broken;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        match &mut *self {
+            Self::Http1(incoming) => Pin::new(incoming).poll_frame(cx).map_err(Broken::Http1),
+            Self::Http2(received) => received.poll_frame(cx).map_err(Broken::Http2),
+            Self::None => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Http1(incoming) => incoming.is_end_stream(),
+            Self::Http2(received) => received.is_end_stream(),
+            Self::None => true,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Http1(incoming) => incoming.size_hint(),
+            Self::Http2(received) if !received.is_end_stream() => SizeHint::default(),
+            Self::Http2(_) | Self::None => SizeHint::with_exact(0),
+        }
+    }
+}
+
+/// The receiving half of an HTTP/2 stream. `h2` checks that as many bytes come as `Content-Length` says.
+pub struct Received {
+    stream: h2::RecvStream,
+    data_ended: bool,
+}
+
+impl Received {
+    /// The body that comes by `stream`.
+    #[must_use]
+    pub fn new(stream: h2::RecvStream) -> Self {
+        Self { stream, data_ended: false }
+    }
+
+    /// Whether nothing follows.
+    #[must_use]
+    pub fn is_end_stream(&self) -> bool {
+        self.stream.is_end_stream()
+    }
+
+    /// The next data or the trailers.
+    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
+        if !self.data_ended {
+            match ready!(self.stream.poll_data(cx)) {
+                Some(Ok(data)) => {
+                    // Whoever asks for it takes it: the window follows what was sent on.
+                    let _ = self.stream.flow_control().release_capacity(data.len());
+                    return Poll::Ready(Some(Ok(Frame::data(data))));
+                }
+                // The sender needs no more of what goes the other way (RFC 9113 section 8.1); what came is whole.
+                Some(Err(error)) if error.reason() == Some(h2::Reason::NO_ERROR) => return Poll::Ready(None),
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None => self.data_ended = true,
+            }
+        }
+        Poll::Ready(match ready!(self.stream.poll_trailers(cx)) {
+            Ok(trailers) => trailers.map(|trailers| Ok(Frame::trailers(trailers))),
+            Err(error) if error.reason() == Some(h2::Reason::NO_ERROR) => None,
+            Err(error) => Some(Err(error)),
+        })
+    }
+}
