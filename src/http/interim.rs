@@ -147,7 +147,7 @@ mod tests {
         Ok((String::from_utf8(heads).unwrap(), String::from_utf8(held).unwrap()))
     }
 
-    /// Found by fuzzing: a caller would have taken the final head for one of ours.
+    /// A caller would have taken the final head for one of ours.
     #[test]
     fn given_a_head_that_ends_with_bare_line_feeds_when_taken_then_the_final_head_stays() {
         let (heads, held) = taken(b"HTTP/1.1 103 Early Hints\nLink: </a>\n\nHTTP/1.1 200 OK\r\n\r\n").unwrap();

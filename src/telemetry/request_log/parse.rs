@@ -68,10 +68,23 @@ pub(super) enum Function {
     UrlQuery,
 }
 
+impl Expr {
+    /// How many functions of functions it is.
+    fn nesting(&self) -> usize {
+        match self {
+            Self::Call(_, arguments) => 1 + arguments.iter().map(|argument| argument.nesting()).max().unwrap_or(0),
+            Self::HeaderGet(name) | Self::HeaderValues(name) => 1 + name.nesting(),
+            _ => 0,
+        }
+    }
+}
+
 /// Parts of an expression at most, after variables were replaced: a template can't grow by naming itself.
 const MAX_PARTS: usize = 4096;
 /// Parentheses in parentheses at most.
 const MAX_DEPTH: usize = 32;
+/// Functions of functions at most, pipelines and variables included: rendering goes as deep on a worker's small stack.
+const MAX_NESTING: usize = 64;
 
 impl Program {
     pub(super) fn parse(template: &str) -> Result<Self, TemplateError> {
@@ -336,6 +349,9 @@ impl Parser<'_> {
         }
         if parts > MAX_PARTS {
             return Err(self.error(first.at, "expression too large"));
+        }
+        if arguments.iter().any(|argument| argument.nesting() >= MAX_NESTING) {
+            return Err(self.error(first.at, "expression too deep"));
         }
         match (function, head) {
             (Some(function), _) => {

@@ -9,6 +9,9 @@ use super::value::{Value, lines};
 use super::{Record, printf};
 use crate::telemetry::go_format;
 
+/// Bytes that a function may make: about as much as the longest header block.
+const MAX_TEXT: usize = 1 << 20;
+
 /// The template can't be run with this record.
 #[derive(Debug)]
 pub(super) struct Failed;
@@ -48,6 +51,7 @@ fn print(expr: &Expr, record: &Record<'_>, out: &mut Vec<u8>) -> Result<(), Fail
             if out.get(start..).unwrap_or_default().iter().any(|byte| js_special(*byte)) {
                 let plain = out.split_off(start);
                 escape_js(&plain, out);
+                short_enough(out.len() - start)?;
             }
         }
         other => eval(other, record)?.print(out),
@@ -88,7 +92,11 @@ fn eval<'a>(expr: &'a Expr, record: &Record<'a>) -> Result<Value<'a>, Failed> {
                 return Ok(last);
             }
             let arguments = arguments.iter().map(|a| eval(a, record)).collect::<Result<Vec<_>, _>>()?;
-            call(*function, &arguments)?
+            let value = call(*function, &arguments)?;
+            if let Value::Text(text) = &value {
+                short_enough(text.len())?;
+            }
+            value
         }
     })
 }
@@ -147,6 +155,11 @@ fn call<'a>(function: Function, arguments: &[Value<'a>]) -> Result<Value<'a>, Fa
         Function::UrlQuery => escaped(escape_query),
         Function::And | Function::Or => return Err(Failed),
     })
+}
+
+/// Text that is escaped again and again doubles each time.
+fn short_enough(length: usize) -> Result<(), Failed> {
+    if length <= MAX_TEXT { Ok(()) } else { Err(Failed) }
 }
 
 fn size<'a>(n: usize) -> Value<'a> {

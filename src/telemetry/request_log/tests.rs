@@ -208,3 +208,19 @@ proptest! {
         }
     }
 }
+
+/// A template of many functions overran a worker's stack, or its memory, with the first request.
+#[test]
+fn given_functions_of_functions_when_too_many_then_the_template_is_refused_and_else_it_is_rendered() {
+    let piped =
+        |count: usize, function: &str| format!("{{{{.Request.Method{}}}}}", format!(" | {function}").repeat(count));
+    let worker = std::thread::Builder::new().stack_size(512 * 1024);
+    let rendered = worker.spawn(move || render(&piped(64, "not"))).unwrap().join().unwrap();
+    assert_eq!(rendered, "true");
+    let variables: String = (0..100).map(|i| format!("{{{{$v{} := not $v{i}}}}}", i + 1)).collect();
+    for template in [piped(65, "not"), format!("{{{{$v0 := .Request.TLS}}}}{variables}")] {
+        assert_eq!(Template::parse(&template).unwrap_err().reason, "expression too deep");
+    }
+    let doubled = format!("{{{{`\\`{}}}}}", " | js".repeat(60));
+    assert!(render(&doubled).starts_with("Invalid request log template"));
+}
