@@ -7,6 +7,7 @@
 #![allow(clippy::missing_panics_doc, reason = "the same")]
 
 mod certificates;
+mod cluster;
 mod http;
 mod lines;
 mod settings;
@@ -20,9 +21,11 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("access_log", text::access_log),
     ("bundle", certificates::bundle),
     ("certificate", certificates::certificate),
+    ("config_maps", cluster::config_maps),
     ("grpc_health", http::grpc_health),
     ("headers", http::headers),
     ("identity", certificates::identity),
+    ("ingress", cluster::ingress),
     ("interim", http::interim),
     ("key", certificates::key),
     ("labels", http::labels),

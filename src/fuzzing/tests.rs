@@ -1,5 +1,7 @@
 //! The corpus of `fuzz/`, and random input, given to all targets on a stable compiler.
 
+mod structured;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
