@@ -52,7 +52,9 @@ pub(super) fn headers(data: &[u8]) {
     for name in ["connection", "keep-alive", "proxy-connection", "proxy-authenticate", "proxy-authorization"] {
         dropped.push(HeaderName::from_static(name));
     }
-    dropped.extend([header::TE, header::TRAILER, header::TRANSFER_ENCODING, header::UPGRADE]);
+    // Nobody takes away whom the request is for.
+    dropped.retain(|name| name != header::HOST);
+    dropped.extend([header::TE, header::TRANSFER_ENCODING, header::UPGRADE]);
     for name in before.keys() {
         let kept: Vec<_> = after.get_all(name).iter().collect();
         if dropped.contains(name) {
@@ -74,8 +76,11 @@ pub(super) fn headers(data: &[u8]) {
     let mut joined = after.clone();
     rules::join_cookies(&mut joined);
     assert!(joined.get_all(header::COOKIE).iter().count() <= 1);
-    let crumbs = |map: &HeaderMap| -> Vec<u8> {
-        map.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect::<Vec<_>>().join(&b"; "[..])
+    let crumbs = |map: &HeaderMap| -> Vec<Vec<u8>> {
+        let lines = map.get_all(header::COOKIE).iter();
+        let crumbs =
+            lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b';')).map(|c| c.trim_ascii().to_vec());
+        crumbs.filter(|crumb| !crumb.is_empty()).collect()
     };
     assert_eq!(crumbs(&joined), crumbs(&after));
 

@@ -101,8 +101,9 @@ fn clean(head: &[u8]) -> Option<Vec<u8>> {
     }
     let has = Has::of(&headers);
     headers::strip_hop_by_hop(&mut headers, has);
-    // There is no body whose length it could be (RFC 9110 section 8.6).
+    // There is no body that these could be about (RFC 9110 section 8.6).
     headers.remove(header::CONTENT_LENGTH);
+    headers.remove(header::TRAILER);
     let mut out = Vec::with_capacity(head.len());
     for line in std::iter::once(status).chain(named.iter().filter(|(n, _)| headers.contains_key(n)).map(|(_, l)| *l)) {
         out.extend_from_slice(line);

@@ -43,7 +43,7 @@ fn config(cases: u32) -> ProptestConfig {
 }
 
 proptest! {
-    #![proptest_config(config(300))]
+    #![proptest_config(config(100))]
 
     #[test]
     fn given_heads_of_many_lines_then_they_mean_what_they_meant(
