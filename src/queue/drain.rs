@@ -93,7 +93,11 @@ impl Drainer {
             () = grace => false,
         };
         if !whole {
-            tracing::warn!("Hijack connection drain failed: {} requests are cut", self.drain.in_flight());
+            // A revision whose grace is shorter than the quiet period ends here with nothing in flight: no failure.
+            match self.drain.in_flight() {
+                ..=0 => tracing::info!("Shutting down server: main"),
+                cut => tracing::warn!("Hijack connection drain failed: {cut} requests are cut"),
+            }
             self.close.send_replace(true);
             self.order.send_replace(Some(Order::Leave));
             tokio::time::sleep(LAST_WORDS).await;

@@ -44,6 +44,18 @@ fn given_a_port_that_just_opened_when_terminated_then_it_drains() {
     }
 }
 
+/// 11: a revision's timeout, and with it the grace period, may be shorter than the quiet period.
+#[test]
+fn given_a_grace_period_shorter_than_the_quiet_period_when_terminated_idle_then_nothing_is_called_a_failure() {
+    let app = App::ok();
+    let mut queue =
+        queue(app.port()).env("LOCKKEEPER_DRAIN_QUIET_PERIOD", "30s").env("LOCKKEEPER_SHUTDOWN_GRACE", "1s").start();
+    get(queue.http(), "/", "");
+    queue.signal("TERM");
+    assert_eq!(queue.exit().code(), Some(0));
+    assert!(!queue.log.text().contains("drain failed"), "{}", queue.log.text());
+}
+
 /// 11: a second signal ends it at once, status 1.
 #[test]
 fn given_a_drain_when_a_second_signal_comes_then_status_1() {
