@@ -102,7 +102,7 @@ impl Load {
             shard.in_flight > 0 || shard.arrivals > 0
         });
         // A request that came in between either sees no entry, and makes one, or is seen here.
-        !(busy && !self.entered.swap(true, Ordering::SeqCst))
+        !busy || self.entered.swap(true, Ordering::SeqCst)
     }
 
     /// The revision.

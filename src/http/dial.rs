@@ -130,7 +130,8 @@ impl Target {
     /// The application of this pod, in plaintext.
     #[must_use]
     pub fn local(local: Rc<Local>) -> Self {
-        Self { local: Some(local.clone()), ..Self::plain(local.address()) }
+        let address = local.address();
+        Self { local: Some(local), ..Self::plain(address) }
     }
 
     /// Opens a connection. Returns the trust generation that verified the peer with it; 0 for plaintext.

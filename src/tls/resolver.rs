@@ -32,7 +32,9 @@ pub struct Names {
 
 impl Default for Names {
     fn default() -> Self {
-        Self { shards: vec![Arc::new(Shard::new()); SHARDS].into(), hasher: RandomState::new(), default: None }
+        // One empty shard stands in for all.
+        let shards = std::iter::repeat_n(Arc::new(Shard::new()), SHARDS).collect();
+        Self { shards, hasher: RandomState::new(), default: None }
     }
 }
 

@@ -150,10 +150,8 @@ fn given_certificates_that_come_and_go_when_asked_then_tls_follows_and_plaintext
     };
     unharmed();
     assert!(queue.log.lines(|line| line.contains("tls server main:")).is_empty());
-    let mut opened = 0;
-    for _ in 0..2 {
+    for opened in 1..=2 {
         let wanted = pki.rotate();
-        opened += 1;
         eventually("the TLS port opens", || queue.log.lines(|line| line.contains("tls server main:")).len() == opened);
         let port = queue.tls();
         eventually("the pair serves", || serial(port, &trust).is_ok_and(|serial| serial == wanted));

@@ -116,7 +116,9 @@ fn given_answers_at_each_layer_when_scraped_then_each_instrument_has_those_that_
     }
     // Refused by the breaker.
     let mut held: Vec<Raw> = (0..11).map(|_| Raw::plain(http)).collect();
-    held.iter_mut().for_each(|client| drop(client.get("/", "")));
+    for client in &mut held {
+        client.get("/", "");
+    }
     eventually("the queue is full", || get(http, "/", "").status() == 503);
     let page = prometheus(port);
     assert!(sum(&page, server, &[("http_response_status_code", "503"), ("kn_route_tag", "kn:disabled")]).is_some());

@@ -22,6 +22,7 @@ const OWN_HOST: &str = "internalkourier";
 const MOST_REWRITES: usize = 4;
 
 /// What becomes of a request.
+#[allow(clippy::large_enum_variant, reason = "it lives for a moment, in the future of one request")]
 pub enum Decision {
     /// It is answered here.
     Answer(Response),
