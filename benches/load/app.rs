@@ -13,7 +13,6 @@ use bytes::Bytes;
 use http_body::Frame;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use lockkeeper::http::upstream::LocalExecutor;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -24,6 +23,16 @@ const GREETING: &[u8] = b"hello knative\n";
 const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 14\r\n\r\nhello knative\n";
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n";
 const PIECE: usize = 64 * 1024;
+
+/// hyper's way to start tasks, on the thread that calls.
+#[derive(Clone, Copy)]
+pub(crate) struct LocalExecutor;
+
+impl<F: Future<Output: 'static> + 'static> hyper::rt::Executor<F> for LocalExecutor {
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(future);
+    }
+}
 
 /// The running application; it lives as long as the process.
 pub(crate) struct App {

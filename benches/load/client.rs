@@ -9,7 +9,6 @@ use std::sync::Arc;
 use http_body::Body as _;
 use hyper::client::conn::http2::SendRequest;
 use hyper_util::rt::TokioIo;
-use lockkeeper::http::upstream::LocalExecutor;
 use lockkeeper::local::pki::{Authority, Mount};
 use rustls::client::Resumption;
 use rustls::pki_types::ServerName;
@@ -18,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use crate::app::{BIG, Whole, content_length};
+use crate::app::{BIG, LocalExecutor, Whole, content_length};
 
 const NAME: &str = "localhost";
 pub(crate) const GET: &[u8] =
