@@ -20,10 +20,12 @@ mod state;
 #[cfg(test)]
 mod tests;
 mod waiting;
+mod words;
 
 pub use assign::Activators;
 pub use budget::Budget;
 pub use pod::{Failure, Outcome, Pace};
 pub use revision::{Command, Entry, Refused, Revision, Slot, Wait, WeakRevision};
 pub use rules::{Choice, MeshMode, Policy, Rules, Slicing};
-pub use state::{Arrived, Counts, Difference, ProbeKey, SlotKey, Throttle, Ticket, Wanted};
+pub use state::Throttle;
+pub use words::{Arrived, Counts, Difference, ProbeKey, SlotKey, Ticket, Wanted};

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use super::rules::{MeshMode, Rules};
-use super::state::{ProbeKey, Wanted};
+use super::words::{ProbeKey, Wanted};
 
 /// What a probe found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -17,7 +17,8 @@ use super::assign::Activators;
 use super::budget::Budget;
 use super::pod::{Failure, Outcome, Pace};
 use super::rules::Rules;
-use super::state::{Arrived, Counts, Difference, ProbeKey, SlotKey, Throttle, Ticket, Wanted};
+use super::state::Throttle;
+use super::words::{Arrived, Counts, Difference, ProbeKey, SlotKey, Ticket, Wanted};
 
 /// What a revision asks of the prober.
 #[derive(Clone, Debug)]

@@ -4,7 +4,7 @@ use std::task::Waker;
 
 use slab::Slab;
 
-use super::state::SlotKey;
+use super::words::SlotKey;
 
 /// What became of a waiting request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

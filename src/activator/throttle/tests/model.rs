@@ -1,5 +1,6 @@
 //! The throttle as one would describe it on paper: lists that are searched from the front.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -29,6 +30,8 @@ pub(super) struct Model {
     pub(super) cluster_running: u32,
     pub(super) activators: Option<Arc<Activators>>,
     pub(super) queue: VecDeque<Ticket>,
+    /// The last division, since it is asked for after every step.
+    divided: RefCell<(Vec<SocketAddr>, Option<Arc<Activators>>, Vec<bool>)>,
 }
 
 impl Model {
@@ -43,6 +46,7 @@ impl Model {
             cluster_running: 0,
             activators: None,
             queue: VecDeque::new(),
+            divided: RefCell::default(),
         }
     }
 
@@ -134,10 +138,7 @@ impl Model {
             return self.cluster.filter(|_| open).map(|address| (address, true)).into_iter().collect();
         }
         let limit = if self.rules.concurrency == 0 { u32::MAX } else { self.rules.concurrency };
-        let ours = match &self.activators {
-            Some(activators) if self.rules.concurrency > 0 => activators.ours(&usable, self.rules.policy.slicing),
-            _ => vec![true; usable.len()],
-        };
+        let ours = self.divide(&usable);
         let least = |mine: bool, limit: u32| {
             let kind = usable.iter().zip(&ours).filter(|(_, ours)| **ours == mine).map(|(address, _)| *address);
             let free: Vec<_> = kind.filter(|address| self.on(*address) < limit).collect();
@@ -151,6 +152,18 @@ impl Model {
             return least(false, limit.div_ceil(u32::try_from(self.count()).unwrap()));
         }
         own
+    }
+
+    fn divide(&self, usable: &[SocketAddr]) -> Vec<bool> {
+        let Some(activators) = self.activators.as_ref().filter(|_| self.rules.concurrency > 0) else {
+            return vec![true; usable.len()];
+        };
+        let mut divided = self.divided.borrow_mut();
+        if divided.0 != usable || divided.1.as_ref() != Some(activators) {
+            let ours = activators.ours(usable, self.rules.policy.slicing);
+            *divided = (usable.to_vec(), Some(activators.clone()), ours);
+        }
+        divided.2.clone()
     }
 
     pub(super) fn start(&mut self, (address, is_cluster): Where) {

@@ -307,13 +307,14 @@ impl World {
             usable = 0;
         }
         assert_eq!(counts.usable, usable);
-        // Healthy pods are left alone, all others are asked.
-        let mut probing: Vec<_> = self.probing.values().copied().collect();
-        let mut expected = self.model.probes();
-        probing.sort();
-        expected.sort();
-        assert_eq!(probing, expected, "what is probed");
-        if self.random.chance(3) {
+        if self.random.chance(2) {
+            // Healthy pods are left alone, all others are asked.
+            let mut probing: Vec<_> = self.probing.values().copied().collect();
+            let mut expected = self.model.probes();
+            probing.sort();
+            expected.sort();
+            assert_eq!(probing, expected, "what is probed");
+        } else {
             assert_eq!(self.throttle.resync(), []);
             assert_eq!(self.throttle.take_wanted(), []);
         }
@@ -322,7 +323,7 @@ impl World {
 
 fn play(seed: u64, told: bool) -> Result<(), String> {
     let mut world = World::new(seed, told);
-    let steps = 10 + world.random.below(50);
+    let steps = 5 + world.random.below(40);
     let played = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         for _ in 0..steps {
             world.step();
