@@ -131,6 +131,19 @@ mod tests {
         assert!(items("---\n# nothing\n---\n\n").is_empty());
     }
 
+    proptest::proptest! {
+        /// Whatever stands in a file, each finding says where, and nothing ends the process.
+        #[test]
+        fn given_any_text_when_read_then_every_item_stands_on_a_line_of_it(text in "[-a:\\[\\]{}&*!|>'\" #\n\u{e9}.]{0,120}") {
+            let lines = text.split('\n').count();
+            for (index, item) in items(&text).into_iter().enumerate() {
+                let line: usize = item.place.split(['(', ')']).nth(1).unwrap().trim_start_matches("line ").parse().unwrap();
+                proptest::prop_assert!((1..=lines).contains(&line), "{}", item.place);
+                proptest::prop_assert!(item.place.starts_with("document ") && index <= lines);
+            }
+        }
+    }
+
     #[test]
     fn given_quoted_numbers_then_they_stay_text() {
         let value = value("data:\n  rate: \"0.5\"\n  on: 'true'\n  port: 8080\n").unwrap();

@@ -239,6 +239,23 @@ fn given_errors_when_the_set_is_asked_for_then_it_is_asked_for_again() {
     }
 }
 
+/// A version that the server refuses again and again, with whatever words, is given up.
+#[test]
+fn given_a_server_that_keeps_refusing_our_version_when_it_was_asked_often_then_the_set_is_read_again() {
+    let server = ApiServer::start();
+    server.apply(revision("demo", "a-00001"));
+    on_the_control_side(async {
+        let revisions = source(&server).objects::<Revision>(Selection::everywhere());
+        within("the set is read", revisions.synced()).await;
+        until("the watch runs", || server.watches("revisions") == 1).await;
+        server.fail_next("revisions", 4, 504);
+        server.cut("revisions", Cut::Clean);
+        until("the set was read again", || revisions.counters().relists() == 2).await;
+        server.apply(revision("demo", "b-00001"));
+        until("the change came", || revisions.len() == 2).await;
+    });
+}
+
 /// A stream that ends before its set is complete gives no set, and takes nothing away.
 #[test]
 fn given_a_list_that_is_cut_when_it_is_read_again_then_nothing_was_lost_in_between() {

@@ -32,28 +32,42 @@ const SILENCE: Duration = Duration::from_secs(150);
 const UNENDED: Duration = Duration::from_secs(30);
 /// Waiting between attempts: doubled from the first to the last, up to half of it more at random.
 const FIRST_WAIT: Duration = Duration::from_millis(200);
-const LAST_WAIT: Duration = Duration::from_secs(10);
+const LAST_WAIT: Duration = Duration::from_secs(5);
+/// After so many refusals in a row a version counts as lost: a server that was restored from a backup may never know it.
+const REFUSALS: u32 = 4;
 /// A watch that lived so long was a good one.
 const GOOD: Duration = Duration::from_secs(5);
 
 /// Follows the objects until the task is aborted.
 pub(super) async fn run<T: Object>(client: Client, selection: Selection, writer: Writer<T>) {
     let log = Throttle::every(Duration::from_secs(30));
-    let mut watch = Watch { client, selection, writer, version: None, streams: true, log, lost: None, relisted: None };
+    let mut watch = Watch {
+        client,
+        selection,
+        writer,
+        version: None,
+        streams: true,
+        log,
+        lost: None,
+        relisted: None,
+        connected: None,
+        refusals: 0,
+    };
     let mut wait = FIRST_WAIT;
     loop {
         let begun = Instant::now();
         let end = watch.once().await;
         watch.writer.counters().set_connected(false);
+        if watch.connected.take().is_some_and(|at| at.elapsed() > GOOD) {
+            wait = FIRST_WAIT;
+            watch.refusals = 0;
+        }
         let mut pause = match end {
             // Ended in order. One that ends at once, again and again, must not make us busy.
             Ok(()) if begun.elapsed() < FIRST_WAIT => wait,
             Ok(()) => Duration::ZERO,
             Err(error) => watch.failed(&error, wait),
         };
-        if begun.elapsed() > GOOD {
-            wait = FIRST_WAIT;
-        }
         if !pause.is_zero() {
             wait = (wait * 2).min(LAST_WAIT);
             pause += random(pause / 2);
@@ -75,6 +89,10 @@ struct Watch<T> {
     lost: Option<Instant>,
     /// When the whole set was last asked for.
     relisted: Option<Instant>,
+    /// Since when changes reach us in this attempt.
+    connected: Option<Instant>,
+    /// Answers in a row that were no watch.
+    refusals: u32,
 }
 
 #[derive(Deserialize)]
@@ -154,8 +172,10 @@ impl<T: Object> Watch<T> {
             let limit = if initial { UNENDED } else { SILENCE };
             let next = lines.next(|line| self.event(line, initial));
             let Ok(next) = tokio::time::timeout(limit, next).await else {
-                // The next attempt asks for pages.
+                // The next attempt asks for pages. A watch without even a bookmark may be one from a version that the
+                // server has never reached: the set is read anew.
                 self.streams &= !initial;
+                self.version = None;
                 return Err(Error::lost(format!("nothing came for {limit:?}")));
             };
             let Some(event) = next? else {
@@ -270,6 +290,7 @@ impl<T: Object> Watch<T> {
     fn connected(&mut self) {
         self.writer.counters().set_connected(true);
         self.writer.counters().contact();
+        self.connected = Some(Instant::now());
         if let Some(since) = self.lost.take() {
             let seconds = since.elapsed().as_secs();
             tracing::info!("Watching {} again, after {seconds} s", T::KIND.plural);
@@ -302,6 +323,11 @@ impl<T: Object> Watch<T> {
             return Duration::ZERO;
         }
         self.writer.counters().failure();
+        self.refusals += u32::from(matches!(error, Error::Refused(_) | Error::Nonsense(_)));
+        if self.refusals >= REFUSALS {
+            self.refusals = 0;
+            self.version = None;
+        }
         let wait = match error {
             Error::Refused(Refusal { retry_after: Some(asked), .. }) => wait.max(*asked).min(LAST_WAIT),
             _ => wait,
