@@ -161,7 +161,9 @@ impl<T: Object> Sink for Kind<T> {
             if !Self::is_ours(value) {
                 continue;
             }
-            let read = object::read_value::<T>(value, &self.selection, NAMESPACE);
+            // Through text, so that objects have one reader only, whatever they come from.
+            let json = serde_json::to_vec(value).unwrap_or_default();
+            let read = object::read_in::<T>(&json, &self.selection, NAMESPACE);
             let key = match &read {
                 Ok(read) => read.key.clone(),
                 Err(Unreadable { key: Some(key), .. }) => key.clone(),

@@ -17,6 +17,7 @@ pub mod key;
 pub(crate) mod manifest;
 pub mod object;
 pub mod objects;
+mod place;
 pub mod source;
 
 pub use counters::{Activity, Counters};

@@ -5,6 +5,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use crate::kube::key::Key;
+use crate::kube::place;
 
 /// The names of a namespaced kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -197,26 +198,19 @@ pub(crate) struct Unreadable {
 
 /// Reads one object.
 pub(crate) fn read<T: Object>(json: &[u8], selection: &Selection) -> Result<Read<T>, Unreadable> {
-    let mut deserializer = serde_json::Deserializer::from_slice(json);
-    match serde_path_to_error::deserialize(&mut deserializer) {
-        Ok(wire) => judge(wire, selection, ""),
-        Err(error) => Err(Unreadable { key: key_alone(json), why: words(&error) }),
-    }
+    read_in(json, selection, "")
 }
 
-/// Reads one object of a manifest. Without a namespace it is in `namespace`.
-pub(crate) fn read_value<T: Object>(
-    value: &serde_json::Value,
-    selection: &Selection,
-    namespace: &str,
-) -> Result<Read<T>, Unreadable> {
-    match serde_path_to_error::deserialize(value) {
+/// Reads one object. Without a namespace it is in `namespace`.
+pub(crate) fn read_in<T: Object>(json: &[u8], selection: &Selection, namespace: &str) -> Result<Read<T>, Unreadable> {
+    match serde_json::from_slice(json) {
         Ok(wire) => judge(wire, selection, namespace),
         Err(error) => {
-            let text = |name: &str| value.pointer(name).and_then(serde_json::Value::as_str);
-            let namespace = text("/metadata/namespace").filter(|own| !own.is_empty()).unwrap_or(namespace);
-            let key = text("/metadata/name").map(|name| Key::new(namespace, name));
-            Err(Unreadable { key, why: words(&error) })
+            let key = key_alone(json).map(|key| match key.namespace() {
+                "" => Key::new(namespace, key.name()),
+                _ => key,
+            });
+            Err(Unreadable { key, why: place::words(json, &error) })
         }
     }
 }
@@ -233,13 +227,6 @@ fn judge<T: Object>(mut wire: T::Wire, selection: &Selection, namespace: &str) -
         Some(Err(why)) => return Err(Unreadable { key: Some(key), why }),
     };
     Ok(Read { key, uid, object })
-}
-
-fn words(error: &serde_path_to_error::Error<serde_json::Error>) -> String {
-    match error.path().to_string().as_str() {
-        "." => error.inner().to_string(),
-        path => format!("{path}: {}", error.inner()),
-    }
 }
 
 /// The key of an object whose other fields may be broken.

@@ -14,6 +14,7 @@ use serde::Deserialize;
 use crate::kube::api::cluster::{Cluster, Content, Token};
 use crate::kube::manifest;
 use crate::kube::object::null_is_empty;
+use crate::kube::place;
 use crate::kube::source::Flags;
 
 #[derive(Default, Deserialize)]
@@ -75,8 +76,9 @@ pub(super) fn load(path: &Path, flags: &Flags) -> Result<Cluster, String> {
     let origin = path.display();
     let text = std::fs::read_to_string(path).map_err(|error| format!("{origin}: {error}"))?;
     let document = manifest::value(&text).map_err(|error| format!("{origin}: {error}"))?;
-    let file: File = serde_path_to_error::deserialize(document)
-        .map_err(|error| format!("{origin}: {}: {}", error.path(), error.inner()))?;
+    let json = serde_json::to_vec(&document).map_err(|error| format!("{origin}: {error}"))?;
+    let file: File =
+        serde_json::from_slice(&json).map_err(|error| format!("{origin}: {}", place::words(&json, &error)))?;
     let dir = path.parent().unwrap_or(Path::new("."));
     choose(file, flags, dir).map_err(|why| format!("{origin}: {why}"))
 }
