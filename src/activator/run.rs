@@ -121,6 +121,7 @@ async fn start<E: Env + Clone + 'static>(config: Config, env: &E, flags: &Flags)
     let link = Arc::new(autoscaler::Status::default());
     let health = Health::new(link.clone(), config.own.autoscaler_readiness);
     let metrics = Metrics::new(workers, metrics::resource(env, &config), revisions.clone(), link.clone());
+    metrics.objects(source.activity().clone());
     let tracer = Tracer::new(&observed, Names::ACTIVATOR);
     let (control_stop, control_stopped) = watch::channel(false);
     let exported: Arc<dyn registry::Source> = metrics.clone();

@@ -17,19 +17,22 @@ use super::edge::observe::Counts;
 use super::live::Live;
 use crate::control::listener::{Handler, Response};
 use crate::http::body::Body;
+use crate::kube::Activity;
 use crate::lifecycle::drain::Drain;
 use crate::telemetry::registry::{self, Family, Kind, Label, Point, Value};
 
 /// The admin server.
 #[must_use]
-pub fn handler(live: Arc<Live>, counts: Arc<Counts>, drain: Arc<Drain>) -> Handler {
+pub fn handler(live: Arc<Live>, counts: Arc<Counts>, drain: Arc<Drain>, objects: Activity) -> Handler {
     Rc::new(move |request, _| {
         let response = match request.uri().path() {
             "/ready" if live.is_ready() => text(StatusCode::OK, "ready\n"),
             "/ready" => text(StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
             "/live" => text(StatusCode::OK, "live\n"),
             "/stats/prometheus" | "/metrics" => {
-                let mut response = text(StatusCode::OK, registry::encode(families(&live, &counts, &drain)));
+                let mut all = families(&live, &counts, &drain);
+                all.extend(objects.families());
+                let mut response = text(StatusCode::OK, registry::encode(all));
                 let kind = HeaderValue::from_static(registry::CONTENT_TYPE);
                 response.headers_mut().insert(header::CONTENT_TYPE, kind);
                 response

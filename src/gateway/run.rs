@@ -140,7 +140,7 @@ async fn start(config: Config, env: &dyn Env, flags: &Flags) -> Result<(), Fatal
     let admin = listener::bind(config.listen_address, config.ports.admin)
         .map_err(|error| Fatal::new(&format!("admin port {}", config.ports.admin), error))?;
     tracing::info!("Starting http server admin:{}", port(&admin));
-    let handler = admin::handler(live.clone(), counts, drain.clone());
+    let handler = admin::handler(live.clone(), counts, drain.clone(), source.activity().clone());
     tokio::task::spawn_local(listener::serve(admin, listener::Speaks::Plain, handler, stopped));
 
     let serving = serving(&config, &source, &live, identity, trust, &running, &closed, tls_now);

@@ -130,6 +130,7 @@ pub struct Metrics {
     gauges: RwLock<Vec<Gauge>>,
     autoscaler: Arc<super::autoscaler::Status>,
     waited: Box<[Cells]>,
+    objects: OnceLock<crate::kube::Activity>,
 }
 
 impl Metrics {
@@ -151,7 +152,13 @@ impl Metrics {
             gauges: RwLock::default(),
             autoscaler,
             waited: (0..workers).map(|_| Cells::default()).collect(),
+            objects: OnceLock::new(),
         })
+    }
+
+    /// Adds what is read of Kubernetes to what is scraped; the first call counts.
+    pub fn objects(&self, activity: crate::kube::Activity) {
+        let _ = self.objects.set(activity);
     }
 
     /// What worker `worker` records requests with that belong to `slot`; none for those for no revision.
@@ -212,6 +219,7 @@ impl Metrics {
     pub fn encode(&self) -> Vec<u8> {
         let mut families = self.families();
         families.extend(collect::extras(self));
+        families.extend(self.objects.get().into_iter().flat_map(crate::kube::Activity::families));
         families.extend(process::families());
         registry::encode(families)
     }
