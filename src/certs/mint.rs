@@ -10,7 +10,7 @@ use std::str::FromStr;
 
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, RsaKeySize, SanType, SignatureAlgorithm,
+    KeyUsagePurpose, RsaKeySize, SanType, SerialNumber, SignatureAlgorithm,
 };
 use time::{Duration, OffsetDateTime};
 
@@ -176,6 +176,8 @@ pub struct LeafSpec {
     pub encoding: Encoding,
     /// What it may be used for; server and client by default.
     pub usages: Usages,
+    /// Its serial number; a random one by default.
+    pub serial: Option<u64>,
 }
 
 impl LeafSpec {
@@ -265,6 +267,7 @@ impl Ca {
         }
         params.not_before = spec.validity.not_before;
         params.not_after = spec.validity.not_after;
+        params.serial_number = spec.serial.map(SerialNumber::from);
         for name in &spec.sans {
             params.subject_alt_names.push(match name.parse() {
                 Ok(address) => SanType::IpAddress(address),

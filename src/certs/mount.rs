@@ -4,9 +4,9 @@
 //! a name of its own, `..data` is a link to the current one that is replaced by an atomic rename, and the visible files
 //! are links through `..data` (`k8s.io/kubernetes`, `pkg/volume/util/atomic_writer.go`).
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, DirBuilder};
 use std::io;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{DirBuilderExt as _, symlink};
 use std::path::{Path, PathBuf};
 
 use crate::certs::mint::Pair;
@@ -19,13 +19,13 @@ pub struct Mount {
 }
 
 impl Mount {
-    /// A volume at `dir`, which is made if it is missing; without files yet.
+    /// A volume at `dir`, which is made if it is missing (for this user alone); without files yet.
     ///
     /// # Errors
     /// The directory can't be made.
     pub fn new(dir: impl Into<PathBuf>) -> io::Result<Self> {
         let dir = dir.into();
-        fs::create_dir_all(&dir)?;
+        DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
         Ok(Self { dir, generation: 0 })
     }
 
@@ -39,15 +39,19 @@ impl Mount {
     /// # Errors
     /// A file can't be written.
     pub fn swap(&mut self, pair: &Pair, ca_pem: &str) -> io::Result<()> {
-        self.swap_files(&[("tls.crt", &pair.cert_pem), ("tls.key", &pair.key_pem), ("ca.crt", ca_pem)])
+        self.swap_files(&[
+            ("tls.crt", pair.cert_pem.as_bytes()),
+            ("tls.key", pair.key_pem.as_bytes()),
+            ("ca.crt", ca_pem.as_bytes()),
+        ])
     }
 
     /// Swaps in these files and no others; none empties the volume.
     ///
     /// # Errors
     /// A file can't be written.
-    pub fn swap_files(&mut self, files: &[(&str, &str)]) -> io::Result<()> {
-        let files: BTreeMap<&str, &str> = files.iter().copied().collect();
+    pub fn swap_files(&mut self, files: &[(&str, &[u8])]) -> io::Result<()> {
+        let files: BTreeMap<&str, &[u8]> = files.iter().copied().collect();
         let data = self.dir.join("..data");
         let old = fs::read_link(&data).ok();
 
@@ -60,8 +64,8 @@ impl Mount {
             self.generation += 1;
         };
         fs::create_dir(self.dir.join(&name))?;
-        for (file, text) in &files {
-            fs::write(self.dir.join(&name).join(file), text)?;
+        for (file, bytes) in &files {
+            fs::write(self.dir.join(&name).join(file), bytes)?;
         }
 
         let new = self.dir.join("..data_tmp");

@@ -122,7 +122,7 @@ async fn start(config: Config, env: &dyn Env) -> Result<(), Fatal> {
     let workers = cpu::workers(cpu::Limits::of_this_process(), config.own.worker_threads);
     let drain = Drain::new(workers);
     let statistics = Statistics::new(config.identity.pod.clone(), workers);
-    let breaker = config.container_concurrency.map(|c| Arc::new(Breaker::new(c)));
+    let breaker = config.container_concurrency.map(Breaker::new);
     if let Some(c) = config.container_concurrency {
         tracing::info!(
             "Queue container is starting with BreakerParams = \

@@ -46,7 +46,7 @@ pub struct Shared {
     /// `REVISION_IDLE_TIMEOUT_SECONDS`; zero is off.
     pub idle: Duration,
     /// The limit of concurrency, if there is one.
-    pub breaker: Option<Arc<Breaker>>,
+    pub breaker: Option<Breaker>,
     /// What the pool of each worker may hold.
     pub pool: Limits,
     /// HTTP limits.

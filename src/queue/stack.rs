@@ -32,7 +32,7 @@ pub struct Parts {
     /// The revision's timers on this worker.
     pub timers: Rc<Timers>,
     /// The revision's limit of concurrency.
-    pub breaker: Option<Arc<Breaker>>,
+    pub breaker: Option<Breaker>,
     /// This worker's part of the statistics.
     pub stats: Rc<WorkerStats>,
     /// The application.

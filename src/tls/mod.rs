@@ -20,6 +20,7 @@ pub mod resolver;
 pub mod resume;
 pub mod san;
 pub mod server;
+pub(crate) mod signatures;
 pub mod source;
 pub mod source_dir;
 pub mod trust;

@@ -65,7 +65,7 @@ fn given_one_file_or_none_when_loaded_then_there_is_no_pair() {
     let mut world = World::new();
     assert_eq!(world.directory().load_once().unwrap(), Found::Nothing);
     let pair = world.pair("kn-user-one");
-    for file in [("tls.crt", pair.cert_pem.as_str()), ("tls.key", pair.key_pem.as_str())] {
+    for file in [("tls.crt", pair.cert_pem.as_bytes()), ("tls.key", pair.key_pem.as_bytes())] {
         world.mount.swap_files(&[file]).unwrap();
         assert_eq!(world.directory().load_once().unwrap(), Found::Nothing);
     }
@@ -166,7 +166,7 @@ async fn given_a_good_pair_when_bad_ones_follow_then_it_stays_until_the_next_goo
         eventually("the pair is refused", || world.identity.failures(reason) > 0).await;
         assert!(world.serves("kn-user-one"), "{reason:?}");
     }
-    world.mount.swap_files(&[("tls.crt", &two.cert_pem)]).unwrap();
+    world.mount.swap_files(&[("tls.crt", two.cert_pem.as_bytes())]).unwrap();
     eventually("the missing key is told", || world.identity.failures(identity::Reason::Unreadable) > 0).await;
     assert!(world.serves("kn-user-one"));
 

@@ -4,7 +4,6 @@
 
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use http::HeaderMap;
@@ -26,7 +25,7 @@ pub struct Concurrency<S> {
     /// What is limited.
     pub inner: S,
     /// The limit, shared by all workers; none for a revision without one.
-    pub breaker: Option<Arc<Breaker>>,
+    pub breaker: Option<Breaker>,
     /// This worker's part of the statistics.
     pub stats: Rc<WorkerStats>,
 }

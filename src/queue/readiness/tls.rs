@@ -5,24 +5,26 @@
 //! [`connect`] refuses any peer that is not a loopback address, and nothing outside this module can build the verifier.
 use std::sync::{Arc, LazyLock};
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::danger::{ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::WebPkiSupportedAlgorithms;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
+use rustls::{ClientConfig, Error};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::attempt::Failure;
 use super::target::words;
+use crate::tls::signatures;
 
 /// Built with the first HTTPS try; no other pod pays for it.
 static CONFIG: LazyLock<Result<Arc<ClientConfig>, Error>> = LazyLock::new(|| {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let schemes = provider.signature_verification_algorithms.supported_schemes();
+    let algorithms = provider.signature_verification_algorithms;
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(LoopbackOnly { schemes }))
+        .with_custom_certificate_verifier(Arc::new(LoopbackOnly { algorithms }))
         .with_no_client_auth();
     Ok(Arc::new(config))
 });
@@ -41,7 +43,7 @@ pub(super) async fn connect(stream: TcpStream) -> Result<TlsStream<TcpStream>, F
 /// Accepts every certificate.
 #[derive(Debug)]
 struct LoopbackOnly {
-    schemes: Vec<SignatureScheme>,
+    algorithms: WebPkiSupportedAlgorithms,
 }
 
 impl ServerCertVerifier for LoopbackOnly {
@@ -56,26 +58,5 @@ impl ServerCertVerifier for LoopbackOnly {
         Ok(ServerCertVerified::assertion())
     }
 
-    // Nobody is identified, so a signature by an unknown key proves nothing.
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.schemes.clone()
-    }
+    signatures::unchecked!(self => self.algorithms);
 }
