@@ -10,22 +10,27 @@
 //!
 //! Source: `otelhttp`, `pkg/queue/handler.go`, the SDK's `TraceIDRatioBased`; W3C Trace Context.
 
+mod attributes;
+mod context;
+mod span;
+
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
-use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use http::{HeaderMap, HeaderValue, Method, Version};
+use http::{HeaderMap, HeaderValue};
 
-use super::json;
+pub use attributes::{ClientFacts, RevisionFacts, ServerFacts};
+pub use span::{Attribute, Kind, Span, json_line};
+
 use super::observability::{Observability, Sampler, TraceExport};
+use attributes::{client_attributes, method, server_attributes};
+use context::parse;
 
 /// Spans that may wait for the control side (the SDK's batch processor's number).
 const QUEUE: usize = 2048;
-/// Longest text of an attribute; callers choose these.
-const MAX_TEXT: usize = 1024;
 
 /// Scope of the spans of HTTP.
 pub const OTELHTTP: &str = "go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp";
@@ -98,112 +103,6 @@ impl Spans {
     }
 }
 
-/// The role of a span, with OTLP's numbers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// Within the process.
-    Internal = 1,
-    /// Answers a caller.
-    Server = 2,
-    /// Asks somebody.
-    Client = 3,
-}
-
-/// An attribute's value.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Attribute {
-    /// Text, cut at 1024 bytes.
-    Text(String),
-    /// Number.
-    Int(i64),
-}
-
-/// A finished span.
-#[derive(Clone, Debug)]
-pub struct Span {
-    /// Id of the trace.
-    pub trace_id: u128,
-    /// Id of this span; not 0.
-    pub id: u64,
-    /// Id of its parent; 0: none.
-    pub parent: u64,
-    /// Instrumentation scope.
-    pub scope: &'static str,
-    /// Name.
-    pub name: String,
-    /// Role.
-    pub kind: Kind,
-    /// Nanoseconds since 1970.
-    pub start: u64,
-    /// Nanoseconds since 1970.
-    pub end: u64,
-    /// Attributes in order.
-    pub attributes: Vec<(&'static str, Attribute)>,
-    /// Status Error.
-    pub failed: bool,
-}
-
-/// What the server span tells. All borrowed; nothing is copied for a request that is not sampled.
-#[derive(Clone, Copy, Debug)]
-pub struct ServerFacts<'a> {
-    /// Method.
-    pub method: &'a Method,
-    /// Whether it came in over TLS.
-    pub https: bool,
-    /// Host or authority, with its port if it has one.
-    pub host: &'a str,
-    /// Path, without the query.
-    pub path: &'a str,
-    /// The caller.
-    pub peer: SocketAddr,
-    /// Headers as received.
-    pub headers: &'a HeaderMap,
-    /// Protocol of the caller.
-    pub version: Version,
-    /// Bytes of the request's body.
-    pub request_bytes: u64,
-    /// Bytes of the response's body.
-    pub response_bytes: u64,
-    /// Status of the answer.
-    pub status: u16,
-    /// The value of `kn.route.tag`, if there is one.
-    pub tag: Option<&'a str>,
-    /// The revision, where the role does not serve just one.
-    pub revision: Option<RevisionFacts<'a>>,
-    /// The request to the application, if there was one.
-    pub client: Option<ClientFacts<'a>>,
-}
-
-/// The names of a revision.
-#[derive(Clone, Copy, Debug)]
-pub struct RevisionFacts<'a> {
-    /// Its namespace.
-    pub namespace: &'a str,
-    /// Its name.
-    pub revision: &'a str,
-    /// Its Configuration; may be empty.
-    pub configuration: &'a str,
-    /// Its Service; may be empty.
-    pub service: &'a str,
-}
-
-/// What the client span tells.
-#[derive(Clone, Copy, Debug)]
-pub struct ClientFacts<'a> {
-    /// Path and query.
-    pub target: &'a str,
-    /// The application's address.
-    pub address: IpAddr,
-    /// Its port.
-    pub port: u16,
-    /// Whether it is spoken to over TLS.
-    pub https: bool,
-    /// Its status, or the token of why there was none.
-    pub status: Result<u16, &'static str>,
-    /// Protocol towards it.
-    pub version: Version,
-}
-
 impl Tracer {
     /// The tracer that the configuration asks for; nothing when tracing is off.
     pub fn new(observability: &Observability, names: Names) -> Option<Arc<Self>> {
@@ -253,30 +152,6 @@ impl Tracer {
     fn id(&self) -> u64 {
         self.ids.hash_one(self.next.fetch_add(1, Ordering::Relaxed)).max(1)
     }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Parent {
-    trace_id: u128,
-    id: u64,
-    sampled: bool,
-}
-
-/// `traceparent` of version 00, or the part of a later version that stays the same.
-fn parse(value: &[u8]) -> Option<Parent> {
-    let text = std::str::from_utf8(value).ok()?.trim();
-    let mut parts = text.split('-');
-    let (version, trace, id, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
-    let hex = |text: &str, length| {
-        (text.len() == length && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')))
-            .then(|| u128::from_str_radix(text, 16).ok())
-            .flatten()
-    };
-    if hex(version, 2)? == 0xff || (version == "00" && parts.next().is_some()) {
-        return None;
-    }
-    let (trace_id, id, flags) = (hex(trace, 32)?, u64::try_from(hex(id, 16)?).ok()?, hex(flags, 2)?);
-    (trace_id != 0 && id != 0).then_some(Parent { trace_id, id, sampled: flags & 1 == 1 })
 }
 
 /// The trace of one request under way. Dropped without [`finish`](Self::finish) it leaves no spans.
@@ -380,126 +255,11 @@ impl RequestTrace {
     }
 }
 
-fn server_attributes(known: Option<&'static str>, facts: &ServerFacts<'_>) -> Vec<(&'static str, Attribute)> {
-    let header = |name| facts.headers.get(name).and_then(|v: &HeaderValue| v.to_str().ok()).unwrap_or_default();
-    let forwarded = header("x-forwarded-for").split(',').next().unwrap_or_default().trim();
-    let (address, port) = split_port(facts.host);
-    let mut out = Vec::with_capacity(16);
-    push_method(&mut out, known, facts.method);
-    push(&mut out, "url.scheme", if facts.https { "https" } else { "http" });
-    push(&mut out, "url.path", facts.path);
-    push(&mut out, "server.address", address);
-    out.extend(port.map(|port| ("server.port", Attribute::Int(port.into()))));
-    push(&mut out, "network.peer.address", &facts.peer.ip().to_string());
-    out.push(("network.peer.port", Attribute::Int(facts.peer.port().into())));
-    push(&mut out, "client.address", forwarded);
-    push(&mut out, "user_agent.original", header("user-agent"));
-    push(&mut out, "network.protocol.version", version(facts.version));
-    out.push(("http.request.body.size", Attribute::Int(i64::try_from(facts.request_bytes).unwrap_or(i64::MAX))));
-    out.push(("http.response.body.size", Attribute::Int(i64::try_from(facts.response_bytes).unwrap_or(i64::MAX))));
-    out.push(("http.response.status_code", Attribute::Int(facts.status.into())));
-    push(&mut out, "kn.route.tag", facts.tag.unwrap_or_default());
-    if let Some(revision) = &facts.revision {
-        push(&mut out, "k8s.namespace.name", revision.namespace);
-        push(&mut out, "kn.service.name", revision.service);
-        push(&mut out, "kn.configuration.name", revision.configuration);
-        push(&mut out, "kn.revision.name", revision.revision);
-    }
-    out
-}
-
-fn client_attributes(known: Option<&'static str>, facts: &ClientFacts<'_>) -> Vec<(&'static str, Attribute)> {
-    let mut out = Vec::with_capacity(8);
-    push(&mut out, "http.request.method", known.unwrap_or("_OTHER"));
-    let scheme = if facts.https { "https" } else { "http" };
-    let to = SocketAddr::new(facts.address, facts.port);
-    push(&mut out, "url.full", &format!("{scheme}://{to}{}", facts.target));
-    push(&mut out, "server.address", &facts.address.to_string());
-    out.push(("server.port", Attribute::Int(facts.port.into())));
-    push(&mut out, "network.protocol.version", version(facts.version));
-    match facts.status {
-        Ok(status) => out.push(("http.response.status_code", Attribute::Int(status.into()))),
-        Err(token) => push(&mut out, "error.type", token),
-    }
-    out
-}
-
-fn push_method(out: &mut Vec<(&'static str, Attribute)>, known: Option<&'static str>, method: &Method) {
-    push(out, "http.request.method", known.unwrap_or("_OTHER"));
-    if known.is_none() {
-        push(out, "http.request.method_original", method.as_str());
-    }
-}
-
-/// Adds a text unless it is empty.
-fn push(out: &mut Vec<(&'static str, Attribute)>, name: &'static str, text: &str) {
-    if !text.is_empty() {
-        let end = (0..=text.len().min(MAX_TEXT)).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);
-        out.push((name, Attribute::Text(text.get(..end).unwrap_or_default().to_owned())));
-    }
-}
-
-/// One span as a line for `protocol: stdout`, with the names of Go's exporter.
-pub fn json_line(span: &Span, out: &mut Vec<u8>) {
-    let text = |out: &mut Vec<u8>, name: &str, value: &str| {
-        out.extend_from_slice(if out.last() == Some(&b'{') { b"\"" } else { b",\"" });
-        out.extend_from_slice(name.as_bytes());
-        out.extend_from_slice(b"\":");
-        json::quote(out, value);
-    };
-    let context = |out: &mut Vec<u8>, name: &str, id: u64| {
-        out.extend_from_slice(format!(",\"{name}\":{{").as_bytes());
-        text(out, "TraceID", &format!("{:032x}", span.trace_id));
-        text(out, "SpanID", &format!("{id:016x}"));
-        out.push(b'}');
-    };
-    out.push(b'{');
-    text(out, "Name", &span.name);
-    context(out, "SpanContext", span.id);
-    context(out, "Parent", span.parent);
-    let numbers = format!(",\"SpanKind\":{},\"StartTime\":{},\"EndTime\":{}", span.kind as u8, span.start, span.end);
-    out.extend_from_slice(numbers.as_bytes());
-    out.extend_from_slice(b",\"Attributes\":{");
-    for (name, value) in &span.attributes {
-        match value {
-            Attribute::Text(value) => text(out, name, value),
-            Attribute::Int(n) => text(out, name, &n.to_string()),
-        }
-    }
-    out.extend_from_slice(b"},\"Status\":{");
-    text(out, "Code", if span.failed { "Error" } else { "Unset" });
-    out.extend_from_slice(b"},\"InstrumentationScope\":{");
-    text(out, "Name", span.scope);
-    out.extend_from_slice(b"}}\n");
-}
-
-fn split_port(host: &str) -> (&str, Option<u16>) {
-    let (name, port) = match host.rsplit_once(':') {
-        Some((name, port)) if name.ends_with(']') || !name.contains(':') => (name, port.parse().ok()),
-        _ => (host, None),
-    };
-    (name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name), port)
-}
-
-fn method(method: &Method) -> Option<&'static str> {
-    let known = ["GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "CONNECT", "PATCH", "TRACE"];
-    known.into_iter().find(|known| method.as_str() == *known)
-}
-
-fn version(version: Version) -> &'static str {
-    match version {
-        Version::HTTP_09 => "0.9",
-        Version::HTTP_10 => "1.0",
-        Version::HTTP_2 => "2",
-        Version::HTTP_3 => "3",
-        _ => "1.1",
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use http::{Method, Version};
 
     fn headers(traceparent: &str) -> HeaderMap {
         HeaderMap::from_iter([("traceparent".parse().unwrap(), HeaderValue::from_str(traceparent).unwrap())])

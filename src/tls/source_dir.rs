@@ -13,8 +13,10 @@
 //! identity is withdrawn; when one is gone, the last good pair stays.
 //!
 //! Log texts are those of `pkg/queue/certificate/watcher.go`.
+mod files;
+
 use std::fs;
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -27,15 +29,13 @@ use tokio::sync::Notify;
 
 use crate::tls::identity::{self, Reason, Rejection};
 use crate::tls::{expiry, source, trust};
+use files::{AUTHORITIES, CERTIFICATE, Files, KEY, Looks, read_files};
 
 /// How often the directory is looked at without a hint.
 pub const POLL: Duration = Duration::from_secs(1);
 
 /// Hints come in bursts (a volume swap is a dozen events); this long is waited for the rest of a burst.
 const BURST: Duration = Duration::from_millis(10);
-
-/// Larger files are refused: a Secret holds 1 MiB at most.
-const MAX_FILE: u64 = 1 << 20;
 
 /// How often a read is begun anew because the generation changed under it.
 const MAX_ATTEMPTS: usize = 5;
@@ -104,45 +104,6 @@ struct State {
     announced: bool,
     expiry: expiry::Watch,
 }
-
-/// The files' bytes; none for one that is missing.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Files {
-    certificate: Option<Vec<u8>>,
-    key: Option<Secret>,
-    authorities: Option<Vec<u8>>,
-}
-
-/// The bytes of a private key; never printed.
-#[derive(Clone, PartialEq, Eq)]
-struct Secret(Vec<u8>);
-
-impl std::fmt::Debug for Secret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Secret")
-    }
-}
-
-/// What can be seen of a directory without reading its files.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Looks {
-    data: Option<PathBuf>,
-    files: Vec<Option<FileLooks>>,
-}
-
-/// Identity and age of one file.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct FileLooks {
-    device: u64,
-    inode: u64,
-    size: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
-}
-
-const CERTIFICATE: &str = "tls.crt";
-const KEY: &str = "tls.key";
-const AUTHORITIES: &str = "ca.crt";
 
 impl Directory {
     /// The directory at `path`, whose pair goes to `identity`.
@@ -310,61 +271,6 @@ impl Directory {
                 return files.map(|files| (after, files));
             }
             attempt += 1;
-        }
-    }
-}
-
-/// Reads from `from`; a file that `dir` has and the generation has not is no link into it and is read from `dir`.
-fn read_files(from: &Path, dir: &Path, through_link: bool) -> Result<Files, Rejection> {
-    let read = |what: &str, name: &str| {
-        let mut path = from.join(name);
-        if through_link && !path.exists() {
-            path = dir.join(name);
-        }
-        read_file(&path).map_err(|error| Rejection {
-            reason: Reason::Unreadable,
-            detail: format!("failed to load {what} file in {}: {error}", dir.join(name).display()),
-        })
-    };
-    Ok(Files {
-        certificate: read("certificate", CERTIFICATE)?,
-        key: read("key", KEY)?.map(Secret),
-        authorities: read("authority", AUTHORITIES)?,
-    })
-}
-
-fn read_file(path: &Path) -> io::Result<Option<Vec<u8>>> {
-    let file = match fs::File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    let mut bytes = Vec::new();
-    file.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > MAX_FILE {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("larger than {MAX_FILE} bytes")));
-    }
-    Ok(Some(bytes))
-}
-
-impl Looks {
-    fn of(dir: &Path) -> Self {
-        let file = |name| fs::metadata(dir.join(name)).ok().map(|meta| FileLooks::of(&meta));
-        Self {
-            data: fs::read_link(dir.join("..data")).ok(),
-            files: [CERTIFICATE, KEY, AUTHORITIES].into_iter().map(file).collect(),
-        }
-    }
-}
-
-impl FileLooks {
-    fn of(meta: &fs::Metadata) -> Self {
-        Self {
-            device: meta.dev(),
-            inode: meta.ino(),
-            size: meta.size(),
-            modified: (meta.mtime(), meta.mtime_nsec()),
-            changed: (meta.ctime(), meta.ctime_nsec()),
         }
     }
 }

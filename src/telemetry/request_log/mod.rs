@@ -13,6 +13,7 @@
 mod lex;
 mod parse;
 mod printf;
+mod program;
 mod render;
 mod tls;
 mod value;
@@ -23,7 +24,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, Method, Version};
 
-use parse::Program;
+use program::Program;
 pub use tls::TlsFacts;
 
 /// A compiled template.

@@ -5,79 +5,13 @@
 //!
 //! Functions: `and or not eq ne lt le gt ge len index print println printf js html urlquery`.
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use super::TemplateError;
 use super::lex::{self, Kind, Piece, Token};
+use super::program::{Expr, Function, Op, Program};
 use super::tls::TlsField;
 use super::value::Field;
-
-/// A compiled template.
-#[derive(Debug, Default)]
-pub(super) struct Program {
-    pub(super) ops: Vec<Op>,
-    /// All text of the template; operations name ranges of it.
-    pub(super) text: String,
-}
-
-#[derive(Debug)]
-pub(super) enum Op {
-    Text(Range<usize>),
-    Print(Arc<Expr>),
-    JumpUnless(Arc<Expr>, usize),
-    Jump(usize),
-}
-
-#[derive(Debug, PartialEq)]
-pub(super) enum Expr {
-    Text(String),
-    Int(i64),
-    Float(f64),
-    Bool(bool),
-    Field(Field),
-    /// A line fails that asks it of plaintext, as in Go.
-    TlsField(TlsField),
-    /// First line of a header, or "".
-    HeaderGet(Arc<Expr>),
-    /// All lines of a header.
-    HeaderValues(Arc<Expr>),
-    /// The same, absent if there is none.
-    HeaderMember(String),
-    Call(Function, Vec<Arc<Expr>>),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Function {
-    And,
-    Or,
-    Not,
-    Eq,
-    Ne,
-    Lt,
-    Le,
-    Gt,
-    Ge,
-    Len,
-    Index,
-    Print,
-    Println,
-    Printf,
-    Js,
-    Html,
-    UrlQuery,
-}
-
-impl Expr {
-    /// How many functions of functions it is.
-    fn nesting(&self) -> usize {
-        match self {
-            Self::Call(_, arguments) => 1 + arguments.iter().map(|argument| argument.nesting()).max().unwrap_or(0),
-            Self::HeaderGet(name) | Self::HeaderValues(name) => 1 + name.nesting(),
-            _ => 0,
-        }
-    }
-}
 
 /// Parts of an expression at most, after variables were replaced: a template can't grow by naming itself.
 const MAX_PARTS: usize = 4096;
@@ -104,12 +38,6 @@ impl Program {
             Some(block) => Err(lex::error(template, block.at, "unclosed action: missing {{end}}")),
             None => Ok(parser.program),
         }
-    }
-
-    pub(super) fn add_text(&mut self, text: &str) {
-        let start = self.text.len();
-        self.text.push_str(text);
-        self.ops.push(Op::Text(start..self.text.len()));
     }
 }
 
@@ -322,7 +250,7 @@ impl Parser<'_> {
             return Err(self.error(self.template.len(), "missing value for command"));
         };
         let function = match &first.kind {
-            Kind::Word(word) => function(word),
+            Kind::Word(word) => Function::named(word),
             _ => None,
         };
         let head = match function {
@@ -402,7 +330,7 @@ impl Parser<'_> {
             Kind::Text(text) => value(Expr::Text(text.clone())),
             Kind::Int(n) => value(Expr::Int(*n)),
             Kind::Float(n) => value(Expr::Float(*n)),
-            Kind::Word(word) => match (word.as_str(), function(word)) {
+            Kind::Word(word) => match (word.as_str(), Function::named(word)) {
                 ("true", _) => value(Expr::Bool(true)),
                 ("false", _) => value(Expr::Bool(false)),
                 (_, Some(_)) => {
@@ -494,27 +422,4 @@ impl Parser<'_> {
             Term::HeaderMethod(_) => Err(self.error(at, "expected one header name")),
         }
     }
-}
-
-fn function(name: &str) -> Option<Function> {
-    Some(match name {
-        "and" => Function::And,
-        "or" => Function::Or,
-        "not" => Function::Not,
-        "eq" => Function::Eq,
-        "ne" => Function::Ne,
-        "lt" => Function::Lt,
-        "le" => Function::Le,
-        "gt" => Function::Gt,
-        "ge" => Function::Ge,
-        "len" => Function::Len,
-        "index" => Function::Index,
-        "print" => Function::Print,
-        "println" => Function::Println,
-        "printf" => Function::Printf,
-        "js" => Function::Js,
-        "html" => Function::Html,
-        "urlquery" => Function::UrlQuery,
-        _ => return None,
-    })
 }

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::io::Write;
 
-use super::parse::{Expr, Function, Op, Program};
+use super::program::{Expr, Function, Op, Program};
 use super::value::{Value, lines};
 use super::{Record, printf};
 use crate::telemetry::go_format;
