@@ -28,7 +28,10 @@ pub(super) fn config_maps(data: &[u8]) {
 pub(super) fn ingress(data: &[u8]) {
     let ([json, target], lines) = texts_of(data);
     let Ok(spec) = serde_json::from_str::<ingress::Spec>(&json) else { return };
-    let hosts: Vec<String> = spec.rules.iter().flat_map(|rule| rule.hosts.clone()).collect();
+    // A rule without hosts is for all of them.
+    let all = || vec!["*".to_owned()];
+    let hosts = |rule: &ingress::Rule| if rule.hosts.is_empty() { all() } else { rule.hosts.clone() };
+    let hosts: Vec<String> = spec.rules.iter().flat_map(hosts).collect();
     let (namespace, name) = ("default".to_owned(), "hello".to_owned());
     let (annotations, labels) = (BTreeMap::new(), BTreeMap::new());
     let object = Object { namespace, name, created: 0, annotations, labels, spec };
