@@ -396,20 +396,33 @@ fn gauges(
         move || differences.load(Ordering::Relaxed),
     );
     let store = trust.clone();
-    metrics.gauge("lockkeeper_trust_generation", "Number of the set of trusted authorities.", move || {
-        Some(store.generation() as f64)
+    metrics.counter(
+        "lockkeeper_trust_blocks_skipped_total",
+        "Parts of ca.crt and of trust bundles that are no valid authority.",
+        move || store.skipped(),
+    );
+    let store = trust.clone();
+    metrics.counter(
+        "lockkeeper_trust_kept_total",
+        "How often no authority was left and the last good ones stayed.",
+        move || store.kept(),
+    );
+    let store = identity.clone();
+    metrics.counter("lockkeeper_certificate_reloads_total", "Certificates that were taken.", move || store.reloads());
+    let help = "When the certificate in use, and the first of the authorities, expires.";
+    let store = identity.clone();
+    metrics.labelled(NOT_AFTER, help, &[("kind", "identity")], move || {
+        store.current().map(|identity| identity.leaf.not_after.unix_timestamp() as f64)
     });
     let store = trust.clone();
-    metrics.counter("lockkeeper_trust_skipped_total", "Blocks of trust bundles that were skipped.", move || {
-        store.skipped()
+    metrics.labelled(NOT_AFTER, help, &[("kind", "authority")], move || {
+        let snapshot = store.snapshot()?;
+        snapshot.anchors.iter().map(|anchor| anchor.not_after.unix_timestamp()).min().map(|first| first as f64)
     });
-    let store = identity.clone();
-    metrics.gauge(
-        "lockkeeper_certificate_not_after_seconds",
-        "When our certificate expires, seconds since 1970.",
-        move || store.current().map(|identity| identity.leaf.not_after.unix_timestamp() as f64),
-    );
 }
+
+/// The gauge of what expires.
+const NOT_AFTER: &str = "lockkeeper_certificate_not_after_timestamp_seconds";
 
 async fn follow_logging(mut changes: watch::Receiver<Arc<Logging>>) {
     loop {

@@ -130,7 +130,7 @@ impl Told for Callers {
 
     fn handshake_failed(&self, error: &std::io::Error, connection: &Connection) {
         let error = error::Error::from_io(error);
-        self.metrics.cause(error.token());
+        self.metrics.handshake_failed(error.token());
         let peer = connection.peer;
         if FAILURES.allows(&format!("{} {}", peer.ip(), error.token())) {
             tracing::info!(cause = error.token(), "http: TLS handshake error from {peer}: {error}");

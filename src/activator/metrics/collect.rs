@@ -1,7 +1,7 @@
 //! Adds workers and revisions up into families, when somebody scrapes or a push is due.
 
 use std::borrow::Cow;
-use std::sync::PoisonError;
+use std::sync::{Mutex, PoisonError};
 
 use super::labels::Key;
 use super::{Count, DURATION, HttpCells, HttpTables, Metrics, SIZE};
@@ -186,17 +186,16 @@ pub(super) fn extras(metrics: &Metrics) -> Vec<Family> {
         point.labels = labels.collect();
     }
     let count = |what, name, help| single(name, help, Kind::Counter, metrics.plain_sum(what) as f64);
-    let mut causes = single("lockkeeper_causes_total", "Answers that lockkeeper gave, by cause.", Kind::Counter, 0.0);
-    let counted = metrics.causes.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    causes.points = counted
-        .into_iter()
-        .map(|(token, n)| Point { labels: vec![text("cause", token)], value: Value::Number(n as f64) })
-        .collect();
     let mut total = Total::default();
     metrics.waited.iter().for_each(|cells| cells.add_to(&mut total));
     let mut families = vec![
         info,
-        causes,
+        words("lockkeeper_causes_total", "Answers that lockkeeper gave, by cause.", &metrics.causes),
+        words(
+            "lockkeeper_tls_handshake_failures_total",
+            "TLS handshakes with callers that failed, by cause.",
+            &metrics.handshake_failures,
+        ),
         Family {
             kind: Kind::Histogram(&DURATION),
             points: vec![Point { labels: Vec::new(), value: Value::Histogram(total) }],
@@ -222,7 +221,26 @@ pub(super) fn extras(metrics: &Metrics) -> Vec<Family> {
         ),
     ];
     let gauges = metrics.gauges.read().unwrap_or_else(PoisonError::into_inner);
+    for gauge in gauges.iter() {
+        let Some(value) = (gauge.read)() else { continue };
+        let mut family = single(gauge.name, gauge.help, gauge.kind, value);
+        for point in &mut family.points {
+            point.labels = gauge.labels.iter().map(|(name, value)| text(name, value)).collect();
+        }
+        match families.iter_mut().find(|known| known.name == gauge.name) {
+            Some(known) => known.points.extend(family.points),
+            None => families.push(family),
+        }
+    }
     families
-        .extend(gauges.iter().filter_map(|gauge| Some(single(gauge.name, gauge.help, gauge.kind, (gauge.read)()?))));
-    families
+}
+
+fn words(name: &'static str, help: &'static str, counted: &Mutex<Vec<(&'static str, u64)>>) -> Family {
+    let mut family = single(name, help, Kind::Counter, 0.0);
+    let counted = counted.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    family.points = counted
+        .into_iter()
+        .map(|(token, n)| Point { labels: vec![text("cause", token)], value: Value::Number(n as f64) })
+        .collect();
+    family
 }

@@ -112,6 +112,7 @@ struct Plain {
 }
 
 struct Gauge {
+    labels: &'static [(&'static str, &'static str)],
     name: &'static str,
     help: &'static str,
     kind: Kind,
@@ -127,6 +128,7 @@ pub struct Metrics {
     unknown: Slot,
     plain: Box<[Plain]>,
     causes: Mutex<Vec<(&'static str, u64)>>,
+    handshake_failures: Mutex<Vec<(&'static str, u64)>>,
     gauges: RwLock<Vec<Gauge>>,
     autoscaler: Arc<super::autoscaler::Status>,
     waited: Box<[Cells]>,
@@ -149,6 +151,7 @@ impl Metrics {
             unknown: OnceLock::new(),
             plain: (0..workers).map(|_| Plain::default()).collect(),
             causes: Mutex::default(),
+            handshake_failures: Mutex::default(),
             gauges: RwLock::default(),
             autoscaler,
             waited: (0..workers).map(|_| Cells::default()).collect(),
@@ -187,12 +190,12 @@ impl Metrics {
 
     /// We answered, not the application: the token of the cause.
     pub fn cause(&self, token: &'static str) {
-        let mut causes = self.causes.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, count)) = causes.iter_mut().find(|(known, _)| *known == token) {
-            *count += 1;
-        } else if causes.len() < CAUSES {
-            causes.push((token, 1));
-        }
+        count_word(&self.causes, token);
+    }
+
+    /// A caller's TLS handshake failed, with the reason's token.
+    pub fn handshake_failed(&self, token: &'static str) {
+        count_word(&self.handshake_failures, token);
     }
 
     /// Adds a gauge of the control side; it is left out of a scrape while `read` has nothing.
@@ -202,12 +205,24 @@ impl Metrics {
         help: &'static str,
         read: impl Fn() -> Option<f64> + Send + Sync + 'static,
     ) {
-        self.register(Gauge { name, help, kind: Kind::Gauge, read: Box::new(read) });
+        self.labelled(name, help, &[], read);
+    }
+
+    /// The same with labels; gauges of one name stand together.
+    pub fn labelled(
+        &self,
+        name: &'static str,
+        help: &'static str,
+        labels: &'static [(&'static str, &'static str)],
+        read: impl Fn() -> Option<f64> + Send + Sync + 'static,
+    ) {
+        self.register(Gauge { labels, name, help, kind: Kind::Gauge, read: Box::new(read) });
     }
 
     /// Adds a counter of the control side.
     pub fn counter(&self, name: &'static str, help: &'static str, read: impl Fn() -> u64 + Send + Sync + 'static) {
-        self.register(Gauge { name, help, kind: Kind::Counter, read: Box::new(move || Some(read() as f64)) });
+        let read = Box::new(move || Some(read() as f64));
+        self.register(Gauge { labels: &[], name, help, kind: Kind::Counter, read });
     }
 
     fn register(&self, gauge: Gauge) {
@@ -253,6 +268,15 @@ impl registry::Source for Metrics {
 
     fn resource(&self) -> &[(Cow<'static, str>, String)] {
         self.resource()
+    }
+}
+
+fn count_word(words: &Mutex<Vec<(&'static str, u64)>>, word: &'static str) {
+    let mut words = words.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((_, count)) = words.iter_mut().find(|(known, _)| *known == word) {
+        *count += 1;
+    } else if words.len() < CAUSES {
+        words.push((word, 1));
     }
 }
 
