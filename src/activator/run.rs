@@ -161,6 +161,8 @@ async fn start<E: Env + Clone + 'static>(config: Config, env: &E, flags: &Flags)
         differences: differences.clone(),
     });
     tokio::task::spawn_local(following);
+    // A crowd that waited leaves room behind.
+    tokio::task::spawn_local(crate::memory::keep_low());
 
     let (pokes, poked) = mpsc::unbounded_channel();
     let reporter = Reporter::new(config.pod_name.clone());
