@@ -52,6 +52,7 @@ impl server::Told for Connections {
     }
 
     fn answered(&self, token: &'static str) {
+        tracing::debug!(cause = token, "answered before the request was taken in");
         self.metrics.cause(token);
     }
 }
