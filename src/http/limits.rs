@@ -40,3 +40,6 @@ pub const INTERIM_BYTES: usize = 64 * 1024;
 pub const LINGER: Duration = Duration::from_secs(30);
 /// The same, without a byte: nginx's `lingering_timeout`.
 pub const LINGER_IDLE: Duration = Duration::from_secs(5);
+/// HTTP/2 streams on a connection to the application before its SETTINGS say how many it takes: what RFC 9113 (section 6.5.2)
+/// recommends as the least to allow. With more, a server of that limit refuses the rest of a crowd.
+pub const UPSTREAM_STREAMS: usize = 100;

@@ -326,6 +326,7 @@ impl Pool {
             .max_header_list_size(limits::H2_HEADER_LIST)
             .max_send_buffer_size(limits::SEND_BUFFER)
             .enable_push(false)
+            .initial_max_send_streams(limits::UPSTREAM_STREAMS)
             .handshake(socket)
             .await
             .map_err(|error| Unreached::Refused(io::Error::other(error)))?;
