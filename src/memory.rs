@@ -43,6 +43,8 @@ pub async fn keep_low() {
     let mut unmapped = Instant::now();
     // Anonymous memory above which giving back is tried again.
     let mut above = 0;
+    // What was in use then: when much less is, the pages that it shared with what was free are free now.
+    let mut used_then = 0;
     let mut each = tokio::time::interval(EACH);
     each.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -52,8 +54,9 @@ pub async fn keep_low() {
         let mut unmap = UNMAP_EACH;
         if resident <= limit {
             above = 0;
-        } else if resident > above {
+        } else if resident > above || used + WORTH <= used_then {
             trim();
+            used_then = used;
             // What is left is scattered among pages in use: once more of it is not worth a look.
             above = anonymous().unwrap_or(resident) + WORTH;
             unmap = UNMAP_AFTER;

@@ -144,8 +144,8 @@ fn full() -> (Scene, Vec<Raw>) {
     }
     eventually("one request runs", || scene.app.count() == 1);
     let metrics = scene.metrics;
-    eventually("ten wait", || {
-        sum(&prometheus(metrics), "kn_serving_queue_depth", &[]).is_some_and(|depth| depth >= 10.0)
+    eventually("one runs and ten wait", || {
+        sum(&prometheus(metrics), "kn_serving_queue_depth", &[]).is_some_and(|depth| depth >= 11.0)
     });
     (scene, held)
 }

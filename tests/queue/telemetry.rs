@@ -120,7 +120,7 @@ fn given_answers_at_each_layer_when_scraped_then_each_instrument_has_those_that_
         client.get("/", "");
     }
     // Seen from outside before another one is sent: it would wait, too, if it came before one of the eleven.
-    eventually("the queue is full", || sum(&prometheus(port), "kn_serving_queue_depth", &[]) >= Some(10.0));
+    eventually("the queue is full", || sum(&prometheus(port), "kn_serving_queue_depth", &[]) >= Some(11.0));
     assert_eq!(get(http, "/", "").status(), 503);
     let page = prometheus(port);
     assert!(sum(&page, server, &[("http_response_status_code", "503"), ("kn_route_tag", "kn:disabled")]).is_some());
