@@ -22,7 +22,7 @@ const EACH: Duration = Duration::from_secs(2);
 const WORTH: usize = 2 << 20;
 /// Time between two times of unmapping the binary: a third of a millisecond, and as much to map again what runs.
 const UNMAP_EACH: Duration = Duration::from_secs(30);
-/// The same, when there was something to give back.
+/// The same at most, when there was something to give back: what a burst ran through is mapped too.
 const UNMAP_AFTER: Duration = Duration::from_secs(5);
 
 /// Sets the allocator up; to be called before any thread is started.
@@ -40,7 +40,8 @@ pub async fn keep_low() {
     tokio::time::sleep(STARTED).await;
     trim();
     unmap_clean_code();
-    let mut unmapped = Instant::now();
+    // When the binary is unmapped next; what is given back meanwhile brings that forward.
+    let mut unmap = Instant::now() + UNMAP_EACH;
     // Anonymous memory above which giving back is tried again.
     let mut above = 0;
     // What was in use then: when much less is, the pages that it shared with what was free are free now.
@@ -51,7 +52,6 @@ pub async fn keep_low() {
         each.tick().await;
         let (Some(used), Some(resident)) = (in_use(), anonymous()) else { return };
         let limit = used + (used / 4).max(WORTH);
-        let mut unmap = UNMAP_EACH;
         if resident <= limit {
             above = 0;
         } else if resident > above || used + WORTH <= used_then {
@@ -59,11 +59,11 @@ pub async fn keep_low() {
             used_then = used;
             // What is left is scattered among pages in use: once more of it is not worth a look.
             above = anonymous().unwrap_or(resident) + WORTH;
-            unmap = UNMAP_AFTER;
+            unmap = unmap.min(Instant::now() + UNMAP_AFTER);
         }
-        if unmapped.elapsed() > unmap {
+        if Instant::now() >= unmap {
             unmap_clean_code();
-            unmapped = Instant::now();
+            unmap = Instant::now() + UNMAP_EACH;
         }
     }
 }

@@ -123,14 +123,20 @@ fn given_a_full_queue_when_another_request_comes_then_503_until_somebody_leaves(
     let world = World::new(false);
     world.create(world.revision());
     let activator = super::world::Activator::of(world.builder().env("LOCKKEEPER_QUEUE_DEPTH", 3), false);
-    let mut waiting: Vec<Raw> = (0..3).map(|_| activator.ask()).collect();
+    // Who is not answered waits, and goes on waiting: so the bound is reached whatever the order of arrival.
+    let mut waiting: Vec<Raw> = Vec::new();
     eventually("it is full", || {
         let mut client = activator.ask();
-        let Some(reply) = client.reply_within(Duration::from_millis(100)) else { return false };
+        let Some(reply) = client.reply_within(Duration::from_millis(500)) else {
+            waiting.push(client);
+            return false;
+        };
         assert_eq!((reply.status(), reply.text().as_str()), (503, "pending request queue full\n"));
         assert_eq!((reply.header("retry-after"), reply.header("x-lockkeeper-cause")), (Some("1"), Some("queue_full")));
         true
     });
+    waiting.retain_mut(|client| client.reply_within(Duration::from_millis(10)).is_none());
+    assert_eq!(waiting.len(), 3);
 
     drop(waiting.pop());
 

@@ -74,7 +74,9 @@ impl Roll {
                             Ok(answer) => failed.borrow_mut().push(format!("{protocol:?}: {}", answer.status)),
                             // GOAWAY came before the request went out: HTTP/2 callers open another connection.
                             Err(error) if protocol == Protocol::Http2 && unsent(&error) => {}
-                            Err(error) => failed.borrow_mut().push(format!("{protocol:?}: {error}")),
+                            Err(error) => {
+                                failed.borrow_mut().push(format!("{protocol:?}: {error}: {:?}", error.get_ref()))
+                            }
                         }
                     }
                 }));
@@ -109,10 +111,16 @@ impl Roll {
     }
 }
 
-/// Whether a request was never sent: hyper cancels what it could not write before the connection's end.
+/// Whether a request was never taken: hyper cancels what it could not write before the connection's end, and a GOAWAY
+/// without an error speaks of streams that the server has not begun with (RFC 9113 section 6.8).
 fn unsent(error: &std::io::Error) -> bool {
-    let inner = error.get_ref().and_then(|error| error.downcast_ref::<hyper::Error>());
-    inner.is_some_and(|error| error.is_canceled() || error.is_closed())
+    use std::error::Error as _;
+    let Some(inner) = error.get_ref().and_then(|error| error.downcast_ref::<hyper::Error>()) else { return false };
+    let goaway = inner
+        .source()
+        .and_then(|source| source.downcast_ref::<h2::Error>())
+        .is_some_and(|error| error.is_go_away() && error.is_remote() && error.reason() == Some(h2::Reason::NO_ERROR));
+    inner.is_canceled() || inner.is_closed() || goaway
 }
 
 /// Q1.1, bounded: three pods replaced one by one under 60 callers.
