@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
-use hyper::body::{Body as _, Incoming};
+use hyper::body::Body as _;
 use smallvec::SmallVec;
 
 use super::call::Call;
@@ -62,7 +62,7 @@ enum Source {
     Empty,
     Full(Option<Bytes>),
     /// The body of an HTTP/1.1 response, with the connection that it comes by.
-    Leased(Incoming, Option<Lease>),
+    Leased(Option<Lease>),
     Streamed(Received, #[expect(dead_code, reason = "counts until it is dropped")] Counted),
 }
 
@@ -88,8 +88,8 @@ impl Body {
 
     /// A body that comes by an HTTP/1.1 connection which this body drives, and gives back when it ends.
     #[must_use]
-    pub fn leased(incoming: Incoming, lease: Lease) -> Self {
-        Self::from(Source::Leased(incoming, Some(lease)))
+    pub fn leased(lease: Lease) -> Self {
+        Self::from(Source::Leased(Some(lease)))
     }
 
     /// A body that comes by a connection which something else drives.
@@ -131,7 +131,7 @@ impl Source {
         match self {
             Self::Empty => true,
             Self::Full(bytes) => bytes.is_none(),
-            Self::Leased(incoming, _) => incoming.is_end_stream(),
+            Self::Leased(lease) => lease.as_ref().is_none_or(Lease::is_end),
             Self::Streamed(received, _) => received.is_end_stream(),
         }
     }
@@ -141,22 +141,16 @@ impl Source {
             Self::Empty => Poll::Ready(None),
             Self::Full(bytes) => Poll::Ready(bytes.take().map(|b| Ok(Frame::data(b)))),
             Self::Streamed(received, _) => received.poll_frame(cx).map_err(Broken::Http2),
-            Self::Leased(incoming, lease) => {
-                // The connection below is what makes progress, and it is driven with the task's own waker; waking
-                // the task for what it is about to look at anyway would only run it once more for nothing.
-                let mut quiet = Context::from_waker(std::task::Waker::noop());
-                let mut frame = Pin::new(&mut *incoming).poll_frame(&mut quiet);
-                if frame.is_pending()
-                    && let Some(lease) = lease
+            Self::Leased(held) => {
+                let Some(lease) = held else { return Poll::Ready(None) };
+                let frame = lease.poll_frame(cx);
+                if lease.is_end()
+                    && !matches!(&frame, Poll::Ready(Some(Err(_))))
+                    && let Some(lease) = held.take()
                 {
-                    lease.drive(cx);
-                    frame = Pin::new(&mut *incoming).poll_frame(&mut quiet);
-                }
-                let ended = matches!(&frame, Poll::Ready(None)) || incoming.is_end_stream();
-                if ended && let Some(lease) = lease.take() {
                     lease.give_back();
                 }
-                frame.map_err(Broken::Http1)
+                frame.map_err(Broken::Upstream)
             }
         }
     }
@@ -208,7 +202,7 @@ impl http_body::Body for Body {
         match &self.source {
             Source::Empty => SizeHint::with_exact(0),
             Source::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64)),
-            Source::Leased(incoming, _) => incoming.size_hint(),
+            Source::Leased(lease) => lease.as_ref().map_or_else(|| SizeHint::with_exact(0), Lease::size_hint),
             Source::Streamed(received, _) if !received.is_end_stream() => SizeHint::default(),
             Source::Streamed(..) => SizeHint::with_exact(0),
         }
@@ -218,7 +212,7 @@ impl http_body::Body for Body {
 impl Drop for Body {
     fn drop(&mut self) {
         let whole = self.source.is_end();
-        if let Source::Leased(_, lease) = &mut self.source
+        if let Source::Leased(lease) = &mut self.source
             && whole
             && let Some(lease) = lease.take()
         {

@@ -9,6 +9,7 @@ use super::Response;
 use super::body::Body;
 use super::call::Call;
 use super::dial::Unreached;
+use super::h1_client::Fault;
 use super::inbound::Broken;
 use crate::tls;
 
@@ -68,7 +69,7 @@ pub enum Cause {
     UpstreamReset(#[source] Broken),
     /// The application answered with something that is not HTTP, or not allowed.
     #[error("the application's response is malformed")]
-    UpstreamMalformed(#[source] Option<hyper::Error>),
+    UpstreamMalformed(#[source] Option<Fault>),
     /// The application switched to a protocol that was not asked for.
     #[error("the application switched to a protocol that was not asked for")]
     UpstreamSwitch,

@@ -7,12 +7,17 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
+use super::h1_client::Fault;
+
 /// What went wrong on a connection or a stream of it.
 #[derive(Debug, thiserror::Error)]
 pub enum Broken {
-    /// HTTP/1.1.
+    /// A caller's HTTP/1.1.
     #[error(transparent)]
     Http1(#[from] hyper::Error),
+    /// An upstream's HTTP/1.1.
+    #[error(transparent)]
+    Upstream(#[from] Fault),
     /// HTTP/2.
     #[error(transparent)]
     Http2(#[from] h2::Error),

@@ -24,8 +24,6 @@ pub const SEND_BUFFER: usize = 64 * 1024;
 pub const PARK_AFTER: Duration = Duration::from_millis(300);
 /// Bytes buffered of an HTTP/1.1 message: what one read may take.
 pub const READ_BUFFER: usize = 256 * 1024;
-/// Bytes buffered of an upstream's HTTP/1.1 response: what one read may take, and its header block.
-pub const UPSTREAM_BUFFER: usize = 128 * 1024;
 /// Idle time after which a pooled connection to the application is closed: `IdleConnTimeout` of Go's transport.
 pub const UPSTREAM_IDLE: Duration = Duration::from_secs(90);
 /// Bytes of a request kept until the first byte of its response, to send it again when the pooled connection was dead.

@@ -10,6 +10,7 @@ pub mod cause;
 pub mod date;
 pub mod dial;
 pub mod entrance;
+pub mod h1_client;
 pub mod h2_server;
 pub mod headers;
 pub mod inbound;

@@ -6,12 +6,12 @@ use std::rc::Rc;
 use http::header::{self, HeaderValue};
 use http::uri::{Authority, PathAndQuery, Scheme, Uri};
 use http::{Method, StatusCode, Version};
-use hyper::body::Incoming;
 
 use super::body::{Body, Outbound};
 use super::call::Call;
 use super::cause::Cause;
 use super::dial::Unreached;
+use super::h1_client::Fault;
 use super::headers::{self, Has};
 use super::inbound::Broken;
 use super::upstream::{Failed, Lease, Pool, Speaks};
@@ -220,7 +220,7 @@ impl Prepared {
                 Err(Failed::Unsent(unsent)) => {
                     return Err(Failure::Unreached(Box::new(Self { request: *unsent, hop }), closed()));
                 }
-                Err(failed) => return Err(Failure::Taken(exchange(failed, &hop.call))),
+                Err(failed) => return Err(Failure::Taken(exchange(failed))),
             }
         }
     }
@@ -258,7 +258,7 @@ impl Prepared {
                 Err(Failed::Unsent(unsent)) => {
                     break Failure::Unreached(Box::new(Self { request: *unsent, hop }), closed());
                 }
-                Err(failed) => break Failure::Taken(exchange(failed, &hop.call)),
+                Err(failed) => break Failure::Taken(exchange(failed)),
             }
         };
         // Another request may have found it out meanwhile.
@@ -275,24 +275,22 @@ impl Prepared {
 }
 
 impl Hop {
-    fn answer_h1(&self, response: http::Response<Incoming>, lease: Lease) -> Result<Response, Cause> {
-        let (mut head, incoming) = response.into_parts();
+    fn answer_h1(&self, response: http::Response<()>, lease: Lease) -> Result<Response, Cause> {
+        let (mut head, ()) = response.into_parts();
         head.version = Version::HTTP_11;
-        head.extensions = http::Extensions::new();
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
             return switch(head, self.upgrade.as_ref());
         }
         // hyper sends the trailers that `Trailer` announces.
         let has = Has::of(&head.headers);
-        if has.any(Has::HOP) && head.headers.contains_key(header::TRANSFER_ENCODING) {
-            if !headers::is_chunked_alone(&head.headers) {
-                return Err(Cause::UpstreamMalformed(None));
-            }
-            // The coding decides about the length (RFC 9112 section 6.3).
-            head.headers.remove(header::CONTENT_LENGTH);
+        if has.any(Has::HOP)
+            && head.headers.contains_key(header::TRANSFER_ENCODING)
+            && !headers::is_chunked_alone(&head.headers)
+        {
+            return Err(Cause::UpstreamMalformed(None));
         }
         headers::strip_hop_by_hop(&mut head.headers, has);
-        Ok(Response::from_parts(head, Body::leased(incoming, lease)))
+        Ok(Response::from_parts(head, Body::leased(lease)))
     }
 
     /// Origin form, and `Host`: that of the target when it was absolute, else the caller's, else the upstream's.
@@ -372,15 +370,11 @@ pub fn unreached(error: Unreached) -> Cause {
     }
 }
 
-fn exchange(failed: Failed, call: &Call) -> Cause {
+fn exchange(failed: Failed) -> Cause {
     match failed {
-        Failed::Exchange(Broken::Http1(error)) if error.is_user() && !call.request_ended.get() => {
-            Cause::RequestBody(error.into())
-        }
-        Failed::Exchange(Broken::Http1(error)) if error.is_incomplete_message() || error.is_canceled() => {
-            Cause::UpstreamEof
-        }
-        Failed::Exchange(Broken::Http1(error)) if error.is_parse() => Cause::UpstreamMalformed(Some(error)),
+        Failed::Exchange(Broken::Upstream(Fault::Eof)) => Cause::UpstreamEof,
+        Failed::Exchange(Broken::Upstream(fault @ Fault::Malformed(_))) => Cause::UpstreamMalformed(Some(fault)),
+        Failed::Exchange(error @ Broken::Upstream(Fault::ShortBody)) => Cause::RequestBody(error),
         Failed::Exchange(error) => Cause::UpstreamReset(error),
         Failed::RequestBody(error) => Cause::RequestBody(error),
         Failed::Unsent(_) => unreached(closed()),

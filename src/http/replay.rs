@@ -3,11 +3,11 @@
 //! A pooled connection may have been closed by the application in the moment in which a request is written to it; no
 //! check before can exclude that. So the bytes of a request on a *reused* connection are kept (up to
 //! [`limits::REPLAY_BYTES`]) until the first byte of its response. When the connection ends before that byte, they go
-//! out once more on a fresh one, whatever the method: no handler that answers can have seen them. hyper's client
+//! out once more on a fresh one, whatever the method: no handler that answers can have seen them. Whoever reads above
 //! notices nothing of it.
 //!
 //! Interim (1xx) responses are taken out here as well and handed to the downstream side ([`super::interim`], RFC 9110
-//! section 15.2 demands it of a proxy); hyper's client would swallow them.
+//! section 15.2 demands it of a proxy).
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -21,7 +21,6 @@ use super::call::Call;
 use super::dial::{Socket, Target};
 use super::interim::{self, Interim};
 use super::limits;
-use super::lines::{Head, Lines};
 use super::stream::{FLAT, flat};
 
 /// What the pool tells the connection about the exchange that runs on it.
@@ -33,8 +32,6 @@ pub struct Exchange {
     pub awaiting: Cell<bool>,
     /// The request under way.
     pub call: RefCell<Option<Rc<Call>>>,
-    /// The response's head as it comes in.
-    pub head: Head,
     /// The trust generation that verified the peer; 0 in plaintext.
     pub generation: Cell<u64>,
 }
@@ -45,14 +42,8 @@ enum Mode {
     Resending(usize),
 }
 
-/// A connection to the application as hyper's client sees it.
+/// A connection to the application as [`super::h1_client`] sees it.
 pub struct Upstream {
-    wire: Wire,
-    lines: Lines,
-}
-
-/// The same, with all lines of responses' heads.
-struct Wire {
     socket: Socket,
     target: Rc<Target>,
     exchange: Rc<Exchange>,
@@ -63,15 +54,12 @@ struct Wire {
 }
 
 impl Upstream {
-    /// A fresh connection, whose responses' heads have at most so many lines.
+    /// A fresh connection.
     #[must_use]
-    pub fn new(socket: Socket, target: Rc<Target>, exchange: Rc<Exchange>, header_lines: usize) -> Self {
-        let wire = Wire { socket, target, exchange, kept: Vec::new(), mode: Mode::Live, held: Vec::new() };
-        Self { wire, lines: Lines::new(header_lines, limits::HEADER_BYTES) }
+    pub fn new(socket: Socket, target: Rc<Target>, exchange: Rc<Exchange>) -> Self {
+        Self { socket, target, exchange, kept: Vec::new(), mode: Mode::Live, held: Vec::new() }
     }
-}
 
-impl Wire {
     fn may_replay(&self) -> bool {
         self.exchange.replayable.get() && self.exchange.awaiting.get()
     }
@@ -139,15 +127,7 @@ impl Wire {
 
 impl AsyncRead for Upstream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let Self { wire, lines } = &mut *self;
-        let exchange = wire.exchange.clone();
-        lines.poll_read(&exchange.head, cx, buf, |cx, buf| wire.poll_read(cx, buf))
-    }
-}
-
-impl Wire {
-    fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let this = self;
+        let this = &mut *self;
         loop {
             ready!(this.poll_live(cx))?;
             if !this.held.is_empty() && !this.exchange.awaiting.get() {
@@ -194,7 +174,7 @@ impl AsyncWrite for Upstream {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let this = &mut self.wire;
+        let this = &mut *self;
         loop {
             ready!(this.poll_live(cx))?;
             let socket = Pin::new(&mut this.socket);
@@ -225,7 +205,7 @@ impl AsyncWrite for Upstream {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let this = &mut self.wire;
+        let this = &mut *self;
         if !matches!(this.mode, Mode::Live) {
             // The read side drives a reconnection, and flushes what is sent again.
             return Poll::Ready(Ok(()));
@@ -240,6 +220,6 @@ impl AsyncWrite for Upstream {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.wire.socket).poll_shutdown(cx)
+        Pin::new(&mut self.socket).poll_shutdown(cx)
     }
 }

@@ -12,31 +12,26 @@ use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use h2::client::SendRequest;
 use http::HeaderValue;
 use http::uri::Authority;
-use http_body::Body as _;
-use hyper::body::Incoming;
-use hyper::client::conn::{TrySendError, http1};
-use hyper_util::rt::TokioIo;
+use http_body::{Body as _, Frame, SizeHint};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::body::Outbound;
 use super::call::Call;
 use super::dial::{Socket, Target, Unreached};
+use super::h1_client::{Failure, Fault, Http1};
 use super::inbound::{Broken, Received};
 use super::limits;
-use super::lines;
 use super::pump::{Pump, Stopped};
 use super::replay::{Exchange, Upstream};
 use super::tunnel::Ready;
-
-type H1Connection = http1::Connection<TokioIo<Upstream>, Outbound>;
 
 /// What a pool may hold.
 #[derive(Clone, Copy, Debug)]
@@ -75,8 +70,7 @@ pub enum Speaks {
 }
 
 struct H1 {
-    connection: H1Connection,
-    send: http1::SendRequest<Outbound>,
+    http: Http1,
     exchange: Rc<Exchange>,
 }
 
@@ -216,31 +210,17 @@ impl Pool {
     pub async fn adopt(&self, connection: std::net::TcpStream) {
         let Ok(socket) = TcpStream::from_std(connection) else { return };
         let _ = socket.set_nodelay(true);
-        if let Ok(mut h1) = self.h1(Socket::Plain(socket), 0).await
-            && h1.is_open()
-        {
+        let mut h1 = self.h1(Socket::Plain(socket), 0);
+        if h1.is_open() {
             self.idle.borrow_mut().push_back((Instant::now(), h1));
         }
     }
 
-    async fn h1(&self, socket: Socket, generation: u64) -> Result<Box<H1>, Unreached> {
+    fn h1(&self, socket: Socket, generation: u64) -> Box<H1> {
         let exchange = Rc::new(Exchange::default());
         exchange.generation.set(generation);
-        let io = Upstream::new(socket, self.target.clone(), exchange.clone(), self.limits.header_lines);
-        let mut builder = http1::Builder::new();
-        // Folded lines become one (RFC 9112 section 5.2).
-        builder
-            .title_case_headers(true)
-            .max_buf_size(limits::UPSTREAM_BUFFER)
-            .allow_obsolete_multiline_headers_in_responses(true);
-        if self.limits.header_lines < lines::HYPER {
-            builder.max_headers(self.limits.header_lines);
-        }
-        let (send, connection) =
-            builder.handshake(TokioIo::new(io)).await.map_err(|error| Unreached::Refused(io::Error::other(error)))?;
-        let mut h1 = Box::new(H1 { connection, send, exchange });
-        h1.is_open();
-        Ok(h1)
+        let io = Upstream::new(socket, self.target.clone(), exchange.clone());
+        Box::new(H1 { http: Http1::new(io, self.limits.header_lines), exchange })
     }
 
     /// A connection for one HTTP/1.1 request: an idle one, else a new one.
@@ -263,7 +243,7 @@ impl Pool {
             }
             None => {
                 let (socket, generation) = self.dial().await?;
-                (self.h1(socket, generation).await?, false)
+                (self.h1(socket, generation), false)
             }
         };
         Ok(Lease { h1: Some(h1), pool: Rc::downgrade(self), reused })
@@ -416,16 +396,11 @@ impl Stream {
     }
 }
 
-fn take_unsent<T>(error: &mut TrySendError<T>) -> Option<T> {
-    error.take_message()
-}
-
 impl H1 {
-    /// Lets hyper notice what happened to an idle connection. The waker does nothing: no task waits for it, and the
-    /// one that used it last must not be kept alive by it.
+    /// Looks at what happened to an idle connection. The waker does nothing: no task waits for it, and the one that used
+    /// it last must not be kept alive by it.
     fn is_open(&mut self) -> bool {
-        let mut quiet = Context::from_waker(Waker::noop());
-        Pin::new(&mut self.connection).poll(&mut quiet).is_pending() && self.send.is_ready()
+        self.http.is_usable()
     }
 }
 
@@ -446,58 +421,42 @@ impl Lease {
         request: http::Request<Outbound>,
         call: &Rc<Call>,
         replay: bool,
-    ) -> Result<(http::Response<Incoming>, Self), Failed> {
+    ) -> Result<(http::Response<()>, Self), Failed> {
         let Some(h1) = self.h1.as_mut() else { return Err(Failed::Unsent(Box::new(request))) };
         h1.exchange.replayable.set(self.reused && replay);
         h1.exchange.awaiting.set(true);
-        h1.exchange.head.begin();
         *h1.exchange.call.borrow_mut() = Some(call.clone());
-        let response = {
-            let H1 { connection, send, .. } = &mut **h1;
-            let mut response = std::pin::pin!(send.try_send_request(request));
-            let mut quiet = Context::from_waker(Waker::noop());
-            std::future::poll_fn(|cx| {
-                // The connection is what makes progress: the response is looked at right after, so it need not wake us.
-                let closed = Pin::new(&mut *connection).poll(cx).is_ready();
-                match response.as_mut().poll(&mut quiet) {
-                    Poll::Pending if closed => {
-                        // The channel resolves when the connection is gone.
-                        response.as_mut().poll(cx)
-                    }
-                    other => other,
-                }
-            })
-            .await
-        };
-        match response {
-            Ok(response) if response.status() == http::StatusCode::SWITCHING_PROTOCOLS => {
-                if let Some(h1) = self.h1.take() {
-                    h1.exchange.head.end(&mut http::HeaderMap::new());
-                    let parts = h1.connection.into_parts();
-                    let ready = Ready::new(parts.io.into_inner(), parts.read_buf);
-                    *call.connection.tunnel.borrow_mut() = Some((ready, None));
-                }
-                Ok((response, self))
-            }
-            Ok(mut response) => {
-                if let Some(h1) = &self.h1 {
-                    h1.exchange.head.end(response.headers_mut());
-                }
-                Ok((response, self))
-            }
-            Err(mut error) => Err(match take_unsent(&mut error) {
-                Some(unsent) => Failed::Unsent(Box::new(unsent)),
-                None => Failed::Exchange(error.into_error().into()),
-            }),
+        h1.http.begin(request);
+        let response = std::future::poll_fn(|cx| h1.http.poll_response(cx)).await.map_err(|failure| match failure {
+            Failure::Upstream(fault) => Failed::Exchange(fault.into()),
+            Failure::RequestBody(error) => Failed::RequestBody(error),
+        })?;
+        if response.status() == http::StatusCode::SWITCHING_PROTOCOLS
+            && let Some(h1) = self.h1.take()
+        {
+            let (io, read_ahead) = h1.http.into_parts();
+            *call.connection.tunnel.borrow_mut() = Some((Ready::new(io, read_ahead), None));
         }
+        Ok((response, self))
     }
 
-    /// Lets the connection make progress.
-    pub fn drive(&mut self, cx: &mut Context<'_>) {
-        if let Some(h1) = &mut self.h1
-            && Pin::new(&mut h1.connection).poll(cx).is_ready()
-        {
-            self.h1 = None;
+    /// Whether the response has ended.
+    #[must_use]
+    pub fn is_end(&self) -> bool {
+        self.h1.as_ref().is_none_or(|h1| h1.http.is_end())
+    }
+
+    /// How much of the response's body is to come.
+    #[must_use]
+    pub fn size_hint(&self) -> SizeHint {
+        self.h1.as_ref().map_or_else(|| SizeHint::with_exact(0), |h1| h1.http.size_hint())
+    }
+
+    /// The next frame of the response's body.
+    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
+        match &mut self.h1 {
+            Some(h1) => h1.http.poll_frame(cx),
+            None => Poll::Ready(None),
         }
     }
 
@@ -505,6 +464,7 @@ impl Lease {
     pub fn give_back(mut self) {
         let (Some(mut h1), Some(pool)) = (self.h1.take(), self.pool.upgrade()) else { return };
         *h1.exchange.call.borrow_mut() = None;
+        h1.http.shrink();
         let mut idle = pool.idle.borrow_mut();
         if idle.len() < pool.limits.idle && h1.is_open() && pool.target.still_trusts(h1.exchange.generation.get()) {
             let now = Instant::now();

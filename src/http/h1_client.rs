@@ -1,0 +1,647 @@
+//! HTTP/1.1 towards an upstream: one exchange at a time on one connection.
+//!
+//! Data side; driven by the request that uses it, and by the body of its response, in the caller's own task
+//! ([`super::upstream`]). It stands on [`super::replay`], which takes interim responses out of the bytes and survives a
+//! pooled connection that turns out to be closed. Between exchanges it holds no buffer at all.
+//!
+//! Why not hyper's: its client hands each request through two channels to a state machine that could run elsewhere, and
+//! keeps two buffers a connection: 9,000 of 38,000 instructions of a plaintext request went there.
+//!
+//! Framing is RFC 9112 section 6: a response with both `Transfer-Encoding` and `Content-Length` loses the latter, one with
+//! lengths that differ is refused, and after one whose end only the connection's end tells there is no other.
+
+use std::cell::RefCell;
+use std::io;
+use std::mem::MaybeUninit;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{Method, StatusCode, Version};
+use http_body::{Body as _, Frame, SizeHint};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
+
+use super::body::Outbound;
+use super::inbound::Broken;
+use super::limits;
+use super::replay::Upstream;
+
+/// Bytes that one read takes.
+const READ: usize = 32 * 1024;
+/// Bytes of a request that wait to be written before more of its body is asked for.
+const AHEAD: usize = 64 * 1024;
+/// Room for header lines on the stack; cleared by nobody.
+const LINES: usize = 512;
+/// Bytes of the line that begins a chunk, and of all trailers.
+const CHUNK_LINE: usize = 16 * 1024;
+
+/// Why there is no response, or no end of it.
+#[derive(Debug, thiserror::Error)]
+pub enum Fault {
+    /// The upstream closed the connection.
+    #[error("connection closed before message completed")]
+    Eof,
+    /// What it sent is not HTTP, or not allowed.
+    #[error("{0}")]
+    Malformed(&'static str),
+    /// The connection broke.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// The request's body ended before the length that was announced.
+    #[error("the request's body is shorter than its length")]
+    ShortBody,
+}
+
+/// Why no response came.
+pub enum Failure {
+    /// The connection, or what came by it.
+    Upstream(Fault),
+    /// The request's body could not be read.
+    RequestBody(Broken),
+}
+
+impl From<Fault> for Failure {
+    fn from(fault: Fault) -> Self {
+        Self::Upstream(fault)
+    }
+}
+
+/// How much of a body is to come, or to go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Framing {
+    Length(u64),
+    Chunked(Chunk),
+    /// Until the connection ends.
+    Close,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Chunk {
+    Size,
+    Data(u64),
+    AfterData,
+    Trailers,
+}
+
+/// A connection, with at most one exchange under way.
+pub struct Http1 {
+    io: Upstream,
+    header_lines: usize,
+    /// The request's bytes that are not written yet, from `written` on.
+    out: Vec<u8>,
+    written: usize,
+    flushed: bool,
+    body: Option<Outbound>,
+    outgoing: Framing,
+    /// The request announces trailers.
+    announces: bool,
+    /// Writing failed: the response may have come all the same.
+    unwritable: Option<io::Error>,
+    head_only: bool,
+    /// What came and was not used yet.
+    input: BytesMut,
+    /// None when no response is under way.
+    incoming: Option<Framing>,
+    keep: bool,
+}
+
+thread_local! {
+    /// What heads are read into: they are looked at and copied out before anything else is read.
+    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; 16 * 1024].into());
+}
+
+impl Http1 {
+    /// A fresh connection, whose responses have at most so many header lines.
+    #[must_use]
+    pub fn new(io: Upstream, header_lines: usize) -> Self {
+        Self {
+            io,
+            header_lines: header_lines.min(LINES),
+            out: Vec::new(),
+            written: 0,
+            flushed: true,
+            body: None,
+            outgoing: Framing::Length(0),
+            announces: false,
+            unwritable: None,
+            head_only: false,
+            input: BytesMut::new(),
+            incoming: None,
+            keep: true,
+        }
+    }
+
+    /// Begins an exchange. The connection must be usable: fresh, or [`Self::is_usable`].
+    pub fn begin(&mut self, request: http::Request<Outbound>) {
+        let (head, body) = request.into_parts();
+        self.head_only = head.method == Method::HEAD;
+        self.announces = head.headers.contains_key(header::TRAILER);
+        let ended = body.is_end_stream();
+        let length = head.headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.trim().parse().ok());
+        self.outgoing = match length.or(body.size_hint().exact()) {
+            _ if ended => Framing::Length(0),
+            Some(length) => Framing::Length(length),
+            None => Framing::Chunked(Chunk::Size),
+        };
+        self.out.reserve(512);
+        let out = &mut self.out;
+        out.extend_from_slice(head.method.as_str().as_bytes());
+        out.push(b' ');
+        out.extend_from_slice(head.uri.path_and_query().map_or("/", |path| path.as_str()).as_bytes());
+        out.extend_from_slice(b" HTTP/1.1\r\n");
+        for (name, value) in &head.headers {
+            write_title_case(out, name.as_str());
+            out.extend_from_slice(b": ");
+            out.extend_from_slice(value.as_bytes());
+            out.extend_from_slice(b"\r\n");
+        }
+        if !ended && length.is_none() {
+            match self.outgoing {
+                Framing::Length(length) => out.extend_from_slice(format!("Content-Length: {length}\r\n").as_bytes()),
+                _ => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
+            }
+        }
+        out.extend_from_slice(b"\r\n");
+        self.flushed = false;
+        self.body = if ended { None } else { Some(body) };
+    }
+
+    /// The response's head, once it has come.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn poll_response(&mut self, cx: &mut Context<'_>) -> Poll<Result<http::Response<()>, Failure>> {
+        self.poll_send(cx)?;
+        loop {
+            let read = self.poll_head(cx);
+            if read.is_pending() && self.body.is_some() {
+                // An interim response may have told that the body may go.
+                self.poll_send(cx)?;
+            }
+            return match ready!(read) {
+                Ok(Some(response)) => Poll::Ready(Ok(response)),
+                Ok(None) => continue,
+                Err(Fault::Eof) => match self.unwritable.take() {
+                    Some(error) => Poll::Ready(Err(Fault::Io(error).into())),
+                    None => Poll::Ready(Err(Fault::Eof.into())),
+                },
+                Err(fault) => Poll::Ready(Err(fault.into())),
+            };
+        }
+    }
+
+    /// Reads once; none: the head is not whole yet.
+    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<http::Response<()>>, Fault>> {
+        SCRATCH.with_borrow_mut(|scratch| {
+            let mut buf = ReadBuf::new(scratch);
+            ready!(Pin::new(&mut self.io).poll_read(cx, &mut buf))?;
+            let got = buf.filled();
+            if got.is_empty() {
+                return Poll::Ready(Err(Fault::Eof));
+            }
+            if self.input.is_empty() {
+                return Poll::Ready(self.parse(got));
+            }
+            let mut all = std::mem::take(&mut self.input);
+            all.extend_from_slice(got);
+            Poll::Ready(self.parse(&all))
+        })
+    }
+
+    /// Makes a response of a whole head, and keeps what follows it, or all of it if it is not whole.
+    fn parse(&mut self, bytes: &[u8]) -> Result<Option<http::Response<()>>, Fault> {
+        let mut lines = [const { MaybeUninit::uninit() }; LINES];
+        let mut parsed = httparse::Response::new(&mut []);
+        let mut config = httparse::ParserConfig::default();
+        config.allow_obsolete_multiline_headers_in_responses(true);
+        let room = lines.get_mut(..self.header_lines).unwrap_or_default();
+        let length = match config.parse_response_with_uninit_headers(&mut parsed, bytes, room) {
+            Ok(httparse::Status::Complete(length)) => length,
+            Ok(httparse::Status::Partial) if bytes.len() <= limits::HEADER_BYTES => {
+                self.input.extend_from_slice(bytes);
+                return Ok(None);
+            }
+            Ok(httparse::Status::Partial) => return Err(Fault::Malformed("header block too large")),
+            Err(httparse::Error::TooManyHeaders) => return Err(Fault::Malformed("too many header lines")),
+            Err(_) => return Err(Fault::Malformed("not an HTTP response")),
+        };
+        let (head, rest) = bytes.split_at_checked(length).ok_or(Fault::Eof)?;
+        let block = Bytes::copy_from_slice(head);
+        let mut response = http::Response::new(());
+        *response.status_mut() =
+            parsed.code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or(Fault::Malformed("bad status"))?;
+        let http_11 = parsed.version == Some(1);
+        *response.version_mut() = if http_11 { Version::HTTP_11 } else { Version::HTTP_10 };
+        let headers = response.headers_mut();
+        headers.reserve(parsed.headers.len());
+        for line in parsed.headers.iter() {
+            let start = (line.value.as_ptr() as usize).wrapping_sub(head.as_ptr() as usize);
+            // An empty value points nowhere in particular.
+            let end = if line.value.is_empty() { start } else { start + line.value.len() };
+            let value = match block.get(start..end) {
+                None => Bytes::new(),
+                // Folded lines become one (RFC 9112 section 5.2).
+                Some(text) if text.contains(&b'\n') => unfolded(text),
+                Some(_) => block.slice(start..end),
+            };
+            let name = HeaderName::from_bytes(line.name.as_bytes()).map_err(|_| Fault::Malformed("bad header name"))?;
+            let value = HeaderValue::from_maybe_shared(value).map_err(|_| Fault::Malformed("bad header value"))?;
+            headers.append(name, value);
+        }
+        self.frame(&mut response, http_11)?;
+        self.input.extend_from_slice(rest);
+        Ok(Some(response))
+    }
+
+    /// How the body ends, and whether another exchange may follow it (RFC 9112 sections 6.3 and 9.3).
+    fn frame(&mut self, response: &mut http::Response<()>, http_11: bool) -> Result<(), Fault> {
+        let status = response.status();
+        let headers = response.headers_mut();
+        let (mut lengths, mut encoded, mut chunked, mut close, mut alive) = (Ok(None), false, false, false, false);
+        for (name, value) in headers.iter() {
+            match *name {
+                header::CONTENT_LENGTH => lengths = lengths.and_then(|before| same_length(before, value)),
+                header::TRANSFER_ENCODING => {
+                    encoded = true;
+                    chunked = last_token(value).eq_ignore_ascii_case(b"chunked");
+                }
+                header::CONNECTION => {
+                    for token in value.as_bytes().split(|b| *b == b',').map(<[u8]>::trim_ascii) {
+                        close |= token.eq_ignore_ascii_case(b"close");
+                        alive |= token.eq_ignore_ascii_case(b"keep-alive");
+                    }
+                }
+                _ => {}
+            }
+        }
+        self.keep = !close && (http_11 || alive);
+        let bodiless = self.head_only
+            || status.is_informational()
+            || [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED].contains(&status);
+        self.incoming = Some(match lengths {
+            _ if bodiless => Framing::Length(0),
+            _ if encoded && !http_11 => return Err(Fault::Malformed("transfer coding in an HTTP/1.0 response")),
+            _ if chunked => Framing::Chunked(Chunk::Size),
+            _ if encoded => Framing::Close,
+            Err(fault) => return Err(fault),
+            Ok(Some(length)) => Framing::Length(length),
+            Ok(None) => Framing::Close,
+        });
+        if encoded {
+            headers.remove(header::CONTENT_LENGTH);
+        }
+        if self.incoming == Some(Framing::Close) {
+            self.keep = false;
+        }
+        Ok(())
+    }
+
+    /// Whether the response has ended.
+    #[must_use]
+    pub fn is_end(&self) -> bool {
+        matches!(self.incoming, None | Some(Framing::Length(0)))
+    }
+
+    /// How much of the response's body is to come.
+    #[must_use]
+    pub fn size_hint(&self) -> SizeHint {
+        match self.incoming {
+            None => SizeHint::with_exact(0),
+            Some(Framing::Length(length)) => SizeHint::with_exact(length),
+            Some(_) => SizeHint::default(),
+        }
+    }
+
+    /// The response's next data, or its trailers. Sends what is left of the request, too.
+    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
+        if !self.flushed || self.body.is_some() {
+            match self.poll_send(cx) {
+                Err(Failure::Upstream(fault)) => return Poll::Ready(Some(Err(fault))),
+                // The caller's part: its connection ends by itself. The response is whole all the same.
+                Err(Failure::RequestBody(_)) => (self.body, self.keep) = (None, false),
+                Ok(()) => {}
+            }
+        }
+        loop {
+            match self.decode() {
+                Ok(Some(frame)) => return Poll::Ready(Some(Ok(frame))),
+                Ok(None) if self.is_end() => {
+                    self.incoming = None;
+                    return Poll::Ready(None);
+                }
+                Ok(None) => {}
+                Err(fault) => return Poll::Ready(Some(Err(fault))),
+            }
+            let n = match ready!(self.poll_input(cx)) {
+                Ok(n) => n,
+                Err(error) => return Poll::Ready(Some(Err(error.into()))),
+            };
+            if n == 0 {
+                if self.incoming == Some(Framing::Close) {
+                    self.incoming = None;
+                    return Poll::Ready(None);
+                }
+                return Poll::Ready(Some(Err(Fault::Eof)));
+            }
+        }
+    }
+
+    fn poll_input(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        // Never beyond this response: what a connection sends unasked shows when it is looked at before its next use.
+        let most = match self.incoming {
+            Some(Framing::Length(length)) => usize::try_from(length).unwrap_or(READ).min(READ),
+            _ => READ,
+        };
+        self.input.reserve(most.min(READ));
+        let mut room = (&mut self.input).limit(most);
+        let read = std::pin::pin!(self.io.read_buf(&mut room));
+        read.poll(cx)
+    }
+
+    /// A frame of what has come; none: more has to come, or the end has.
+    fn decode(&mut self) -> Result<Option<Frame<Bytes>>, Fault> {
+        loop {
+            match self.incoming {
+                None | Some(Framing::Length(0)) => return Ok(None),
+                Some(Framing::Length(left)) => {
+                    let data = take(&mut self.input, left);
+                    self.incoming = Some(Framing::Length(left - data.len() as u64));
+                    return Ok((!data.is_empty()).then(|| Frame::data(data)));
+                }
+                Some(Framing::Close) => {
+                    let data = self.input.split().freeze();
+                    return Ok((!data.is_empty()).then(|| Frame::data(data)));
+                }
+                Some(Framing::Chunked(Chunk::Data(left))) => {
+                    let data = take(&mut self.input, left);
+                    let left = left - data.len() as u64;
+                    self.incoming =
+                        Some(Framing::Chunked(if left == 0 { Chunk::AfterData } else { Chunk::Data(left) }));
+                    return Ok((!data.is_empty()).then(|| Frame::data(data)));
+                }
+                Some(Framing::Chunked(Chunk::Trailers)) => {
+                    let Some(end) = trailers_end(&self.input)? else { return Ok(None) };
+                    let block = self.input.split_to(end).freeze();
+                    self.incoming = None;
+                    return Ok(Some(trailers(&block)?).filter(|t| !t.is_empty()).map(Frame::trailers));
+                }
+                Some(Framing::Chunked(at)) => {
+                    let Some(end) = self.input.iter().position(|b| *b == b'\n') else {
+                        if self.input.len() > CHUNK_LINE {
+                            return Err(Fault::Malformed("chunk line too long"));
+                        }
+                        return Ok(None);
+                    };
+                    let line = self.input.split_to(end + 1);
+                    let line = line.strip_suffix(b"\r\n").ok_or(Fault::Malformed("chunk line without CR"))?;
+                    self.incoming = Some(Framing::Chunked(match at {
+                        Chunk::AfterData if line.is_empty() => Chunk::Size,
+                        Chunk::AfterData => return Err(Fault::Malformed("chunk longer than its size")),
+                        _ => match chunk_size(line)? {
+                            0 => Chunk::Trailers,
+                            size => Chunk::Data(size),
+                        },
+                    }));
+                }
+            }
+        }
+    }
+
+    /// Writes what can be written of the request.
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Result<(), Failure> {
+        loop {
+            while let Some(rest) = self.out.get(self.written..).filter(|rest| !rest.is_empty()) {
+                match Pin::new(&mut self.io).poll_write(cx, rest) {
+                    Poll::Pending => return Ok(()),
+                    Poll::Ready(Ok(n)) if n > 0 => self.written += n,
+                    Poll::Ready(failed) => {
+                        let error = failed.err().unwrap_or_else(|| io::ErrorKind::WriteZero.into());
+                        self.stop_sending(error);
+                        return Ok(());
+                    }
+                }
+            }
+            if self.written > 0 {
+                self.written = 0;
+                if self.out.capacity() > AHEAD { self.out = Vec::new() } else { self.out.clear() }
+            }
+            if !self.flushed {
+                match Pin::new(&mut self.io).poll_flush(cx) {
+                    Poll::Pending => return Ok(()),
+                    Poll::Ready(Ok(())) => self.flushed = true,
+                    Poll::Ready(Err(error)) => {
+                        self.stop_sending(error);
+                        return Ok(());
+                    }
+                }
+            }
+            let Some(body) = &mut self.body else { return Ok(()) };
+            match Pin::new(body).poll_frame(cx) {
+                Poll::Pending => return Ok(()),
+                Poll::Ready(Some(Err(error))) => return Err(Failure::RequestBody(error)),
+                Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
+                    Ok(data) => self.encode(&data),
+                    Err(frame) => self.encode_trailers(&frame.into_trailers().unwrap_or_default()),
+                },
+                Poll::Ready(None) => {
+                    self.body = None;
+                    match self.outgoing {
+                        Framing::Chunked(_) => self.out.extend_from_slice(b"0\r\n\r\n"),
+                        Framing::Length(0) | Framing::Close => {}
+                        Framing::Length(_) => {
+                            self.keep = false;
+                            return Err(Fault::ShortBody.into());
+                        }
+                    }
+                }
+            }
+            self.flushed = false;
+        }
+    }
+
+    fn stop_sending(&mut self, error: io::Error) {
+        self.unwritable = Some(error);
+        (self.body, self.keep, self.flushed, self.written) = (None, false, true, 0);
+        self.out = Vec::new();
+    }
+
+    fn encode(&mut self, data: &[u8]) {
+        match &mut self.outgoing {
+            _ if data.is_empty() => {}
+            Framing::Length(left) => {
+                let n = usize::try_from(*left).unwrap_or(usize::MAX).min(data.len());
+                *left -= n as u64;
+                self.out.extend_from_slice(data.get(..n).unwrap_or_default());
+            }
+            _ => {
+                self.out.extend_from_slice(format!("{:X}\r\n", data.len()).as_bytes());
+                self.out.extend_from_slice(data);
+                self.out.extend_from_slice(b"\r\n");
+            }
+        }
+    }
+
+    /// Trailers end a body in chunks; where they were not announced, nobody looks for them.
+    fn encode_trailers(&mut self, trailers: &HeaderMap) {
+        if !self.announces || !matches!(self.outgoing, Framing::Chunked(_)) {
+            return;
+        }
+        self.out.extend_from_slice(b"0\r\n");
+        for (name, value) in trailers {
+            write_title_case(&mut self.out, name.as_str());
+            self.out.extend_from_slice(b": ");
+            self.out.extend_from_slice(value.as_bytes());
+            self.out.extend_from_slice(b"\r\n");
+        }
+        self.out.extend_from_slice(b"\r\n");
+        self.body = None;
+    }
+
+    /// Whether another exchange may begin: the last one is over, both ways, and the connection is open and silent.
+    pub fn is_usable(&mut self) -> bool {
+        let over = self.is_end() && self.body.is_none() && self.flushed && self.out.len() == self.written;
+        if !self.keep || !over || !self.input.is_empty() {
+            return false;
+        }
+        let mut one = [0];
+        let mut quiet = Context::from_waker(std::task::Waker::noop());
+        Pin::new(&mut self.io).poll_read(&mut quiet, &mut ReadBuf::new(&mut one)).is_pending()
+    }
+
+    /// Gives buffers back; for a connection that is put aside.
+    pub fn shrink(&mut self) {
+        self.input = BytesMut::new();
+        if self.out.capacity() > 1024 {
+            self.out = Vec::new();
+        }
+    }
+
+    /// The connection after a switch of protocols, and what was read beyond the head.
+    #[must_use]
+    pub fn into_parts(self) -> (Upstream, Bytes) {
+        (self.io, self.input.freeze())
+    }
+}
+
+fn unfolded(text: &[u8]) -> Bytes {
+    text.iter().map(|b| if matches!(b, b'\r' | b'\n') { b' ' } else { *b }).collect()
+}
+
+fn take(input: &mut BytesMut, most: u64) -> Bytes {
+    let n = usize::try_from(most).unwrap_or(usize::MAX).min(input.len());
+    input.split_to(n).freeze()
+}
+
+fn same_length(before: Option<u64>, value: &HeaderValue) -> Result<Option<u64>, Fault> {
+    let bad = Fault::Malformed("bad Content-Length");
+    let mut length = before;
+    for text in value.as_bytes().split(|b| *b == b',').map(<[u8]>::trim_ascii) {
+        if text.is_empty() || !text.iter().all(u8::is_ascii_digit) {
+            return Err(bad);
+        }
+        let Some(n) = std::str::from_utf8(text).ok().and_then(|text| text.parse().ok()) else { return Err(bad) };
+        if length.is_some_and(|length| length != n) {
+            return Err(bad);
+        }
+        length = Some(n);
+    }
+    Ok(length)
+}
+
+fn last_token(value: &HeaderValue) -> &[u8] {
+    value.as_bytes().rsplit(|b| *b == b',').next().unwrap_or_default().trim_ascii()
+}
+
+fn chunk_size(line: &[u8]) -> Result<u64, Fault> {
+    let digits = line.split(|b| *b == b';').next().unwrap_or_default().trim_ascii_end();
+    if digits.is_empty() || digits.len() > 16 {
+        return Err(Fault::Malformed("bad chunk size"));
+    }
+    digits.iter().try_fold(0u64, |size, digit| {
+        let digit = char::from(*digit).to_digit(16).ok_or(Fault::Malformed("bad chunk size"))?;
+        Ok((size << 4) | u64::from(digit))
+    })
+}
+
+/// Where the trailers and their empty line end.
+fn trailers_end(input: &[u8]) -> Result<Option<usize>, Fault> {
+    if input.starts_with(b"\r\n") {
+        return Ok(Some(2));
+    }
+    match input.windows(4).position(|w| w == b"\r\n\r\n") {
+        Some(end) => Ok(Some(end + 4)),
+        None if input.len() > CHUNK_LINE => Err(Fault::Malformed("trailers too large")),
+        None => Ok(None),
+    }
+}
+
+fn trailers(block: &[u8]) -> Result<HeaderMap, Fault> {
+    let bad = || Fault::Malformed("bad trailers");
+    let mut trailers = HeaderMap::new();
+    for line in block.split(|b| *b == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line)) {
+        if line.is_empty() {
+            continue;
+        }
+        let colon = line.iter().position(|b| *b == b':').ok_or_else(bad)?;
+        let (name, mut value) = line.split_at_checked(colon).ok_or_else(bad)?;
+        value.advance(1);
+        let name = HeaderName::from_bytes(name).map_err(|_| bad())?;
+        trailers.append(name, HeaderValue::from_bytes(value.trim_ascii()).map_err(|_| bad())?);
+    }
+    Ok(trailers)
+}
+
+/// A header's name as Go writes it.
+fn write_title_case(out: &mut Vec<u8>, name: &str) {
+    let mut first = true;
+    out.extend(name.bytes().map(|byte| {
+        let byte = if first { byte.to_ascii_uppercase() } else { byte };
+        first = byte == b'-';
+        byte
+    }));
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn given_chunk_lines_when_read_then_only_sizes_of_the_grammar_pass() {
+        for (line, size) in [("0", 0), ("a;x=y", 10), ("FF ", 255), ("ffffffffffffffff", u64::MAX)] {
+            assert_eq!(chunk_size(line.as_bytes()).unwrap(), size, "{line}");
+        }
+        for line in ["", " ", ";a", "-1", "+1", "0x1", "g", "10000000000000000", " 1"] {
+            assert!(chunk_size(line.as_bytes()).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn given_content_lengths_when_compared_then_only_equal_numbers_pass() {
+        let length = |lines: &[&'static str]| {
+            lines.iter().try_fold(None, |before, line| same_length(before, &HeaderValue::from_static(line)))
+        };
+        assert_eq!(length(&["5"]).unwrap(), Some(5));
+        assert_eq!(length(&["5, 5", "5"]).unwrap(), Some(5));
+        for lines in [&["5", "6"][..], &["+5"], &["-1"], &["5,"], &["0x5"], &["99999999999999999999"], &[""]] {
+            assert!(length(lines).is_err(), "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn given_trailers_when_read_then_they_end_at_the_empty_line() {
+        assert_eq!(trailers_end(b"\r\nX").unwrap(), Some(2));
+        assert_eq!(trailers_end(b"A: 1\r\n\r\nX").unwrap(), Some(8));
+        assert_eq!(trailers_end(b"A: 1\r\n").unwrap(), None);
+        assert_eq!(trailers(b"A: 1\r\na: 2\r\n\r\n").unwrap().get_all("a").iter().count(), 2);
+        assert!(trailers(b"no colon\r\n\r\n").is_err());
+    }
+
+    #[test]
+    fn given_a_name_when_written_then_each_word_begins_with_a_capital() {
+        let mut out = Vec::new();
+        write_title_case(&mut out, "x-request-id");
+        assert_eq!(out, b"X-Request-Id");
+    }
+}
