@@ -177,6 +177,13 @@ impl http_body::Body for Body {
                         watch.sent(data.len(), cx);
                     }
                 }
+                if let Some(trailers) = frame.trailers_ref()
+                    && let Some(under_way) = this.under_way.as_ref().filter(|under_way| under_way.is_http1())
+                {
+                    under_way.trail(trailers);
+                    this.end(End::Whole);
+                    return Poll::Ready(None);
+                }
                 if frame.is_trailers() || this.source.is_end() {
                     this.end(End::Whole);
                 }

@@ -36,8 +36,10 @@ pub struct Connection {
     pub server_name: OnceCell<Box<str>>,
     /// The last look found nothing to read, and nothing waits to be written.
     pub quiet: Cell<bool>,
-    /// Interim responses on their way to the caller (HTTP/1.1 only).
+    /// Interim responses and trailers on their way to the caller (HTTP/1.1 only).
     pub interim: Rc<Interim>,
+    /// A response of unknown length goes to the caller in chunks (HTTP/1.1 only).
+    pub chunks: Cell<bool>,
     /// The upstream half of an upgrade that was answered with 101; once the answer is on its way also what was tied
     /// to its body, and whether the protocol is WebSocket.
     pub tunnel: RefCell<Option<(Ready, Option<(Watches, bool)>)>>,
@@ -61,6 +63,7 @@ impl Connection {
             server_name: OnceCell::new(),
             quiet: Cell::new(false),
             interim: Rc::default(),
+            chunks: Cell::new(false),
             tunnel: RefCell::default(),
         }
     }

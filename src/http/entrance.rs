@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
-use http::{HeaderValue, Method, StatusCode, Version, header};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
 use hyper::body::Incoming;
 
 use super::body::{Aborted, Body};
@@ -39,6 +39,7 @@ where
     /// A request has come in.
     pub fn enter(&self, mut head: http::request::Parts, body: Inbound) -> Answer<S::Future> {
         self.info.head.end(&mut head.headers);
+        self.info.chunks.set(head.version == Version::HTTP_11);
         let call = Rc::new(Call::new(self.info.clone(), Instant::now()));
         call.request_ended.set(hyper::body::Body::is_end_stream(&body));
         let under_way = Some(UnderWay::new(self.guide.clone(), self.info.clone()));
@@ -79,6 +80,18 @@ impl UnderWay {
     fn new(guide: Rc<Guide>, info: Rc<Connection>) -> Self {
         guide.begin();
         Self { guide, info }
+    }
+
+    /// Puts `trailers` behind the body that ends now, if the caller gets it in chunks.
+    pub fn trail(&self, trailers: &HeaderMap) {
+        if self.info.chunks.get() {
+            self.info.interim.trail(trailers);
+        }
+    }
+
+    /// Whether the caller speaks HTTP/1.1, where hyper writes announced trailers at most.
+    pub fn is_http1(&self) -> bool {
+        !self.info.h2.get()
     }
 }
 

@@ -26,6 +26,7 @@ use super::body::Outbound;
 use super::inbound::Broken;
 use super::limits;
 use super::replay::Upstream;
+use super::trailers::{self, write_title_case};
 
 /// Bytes that one read takes.
 const READ: usize = 32 * 1024;
@@ -94,8 +95,6 @@ pub struct Http1 {
     flushed: bool,
     body: Option<Outbound>,
     outgoing: Framing,
-    /// The request announces trailers.
-    announces: bool,
     /// Writing failed: the response may have come all the same.
     unwritable: Option<io::Error>,
     head_only: bool,
@@ -123,7 +122,6 @@ impl Http1 {
             flushed: true,
             body: None,
             outgoing: Framing::Length(0),
-            announces: false,
             unwritable: None,
             head_only: false,
             input: BytesMut::new(),
@@ -136,7 +134,6 @@ impl Http1 {
     pub fn begin(&mut self, request: http::Request<Outbound>) {
         let (head, body) = request.into_parts();
         self.head_only = head.method == Method::HEAD;
-        self.announces = head.headers.contains_key(header::TRAILER);
         let ended = body.is_end_stream();
         let length = head.headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.trim().parse().ok());
         self.outgoing = match length.or(body.size_hint().exact()) {
@@ -384,7 +381,7 @@ impl Http1 {
                     let Some(end) = trailers_end(&self.input)? else { return Ok(None) };
                     let block = self.input.split_to(end).freeze();
                     self.incoming = None;
-                    return Ok(Some(trailers(&block)?).filter(|t| !t.is_empty()).map(Frame::trailers));
+                    return Ok(Some(read_trailers(&block)?).filter(|t| !t.is_empty()).map(Frame::trailers));
                 }
                 Some(Framing::Chunked(at)) => {
                     let Some(end) = self.input.iter().position(|b| *b == b'\n') else {
@@ -482,18 +479,13 @@ impl Http1 {
         }
     }
 
-    /// Trailers end a body in chunks; where they were not announced, nobody looks for them.
+    /// Trailers end a body in chunks, and no other.
     fn encode_trailers(&mut self, trailers: &HeaderMap) {
-        if !self.announces || !matches!(self.outgoing, Framing::Chunked(_)) {
+        if !matches!(self.outgoing, Framing::Chunked(_)) {
             return;
         }
         self.out.extend_from_slice(b"0\r\n");
-        for (name, value) in trailers {
-            write_title_case(&mut self.out, name.as_str());
-            self.out.extend_from_slice(b": ");
-            self.out.extend_from_slice(value.as_bytes());
-            self.out.extend_from_slice(b"\r\n");
-        }
+        trailers::encode(&mut self.out, trailers);
         self.out.extend_from_slice(b"\r\n");
         self.body = None;
     }
@@ -576,7 +568,7 @@ fn trailers_end(input: &[u8]) -> Result<Option<usize>, Fault> {
     }
 }
 
-fn trailers(block: &[u8]) -> Result<HeaderMap, Fault> {
+fn read_trailers(block: &[u8]) -> Result<HeaderMap, Fault> {
     let bad = || Fault::Malformed("bad trailers");
     let mut trailers = HeaderMap::new();
     for line in block.split(|b| *b == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line)) {
@@ -593,15 +585,6 @@ fn trailers(block: &[u8]) -> Result<HeaderMap, Fault> {
 }
 
 /// A header's name as Go writes it.
-fn write_title_case(out: &mut Vec<u8>, name: &str) {
-    let mut first = true;
-    out.extend(name.bytes().map(|byte| {
-        let byte = if first { byte.to_ascii_uppercase() } else { byte };
-        first = byte == b'-';
-        byte
-    }));
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -634,8 +617,8 @@ mod tests {
         assert_eq!(trailers_end(b"\r\nX").unwrap(), Some(2));
         assert_eq!(trailers_end(b"A: 1\r\n\r\nX").unwrap(), Some(8));
         assert_eq!(trailers_end(b"A: 1\r\n").unwrap(), None);
-        assert_eq!(trailers(b"A: 1\r\na: 2\r\n\r\n").unwrap().get_all("a").iter().count(), 2);
-        assert!(trailers(b"no colon\r\n\r\n").is_err());
+        assert_eq!(read_trailers(b"A: 1\r\na: 2\r\n\r\n").unwrap().get_all("a").iter().count(), 2);
+        assert!(read_trailers(b"no colon\r\n\r\n").is_err());
     }
 
     #[test]

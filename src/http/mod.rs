@@ -25,6 +25,7 @@ pub mod pump;
 pub mod replay;
 pub mod server;
 pub mod stream;
+pub mod trailers;
 pub mod tunnel;
 pub mod upstream;
 

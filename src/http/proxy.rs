@@ -249,6 +249,10 @@ impl Prepared {
                     let (mut head, received) = response.into_parts();
                     let has = Has::of(&head.headers);
                     headers::strip_hop_by_hop(&mut head.headers, has);
+                    if has.any(Has::LENGTH) {
+                        // A body of a known length has no place for trailers over HTTP/1.1.
+                        hop.call.connection.chunks.set(false);
+                    }
                     return Ok(Response::from_parts(head, Body::streamed(received, counted)));
                 }
                 Err(Failed::Unsent(unsent)) if again => {
@@ -281,7 +285,6 @@ impl Hop {
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
             return switch(head, self.upgrade.as_ref());
         }
-        // hyper sends the trailers that `Trailer` announces.
         let has = Has::of(&head.headers);
         if has.any(Has::HOP)
             && head.headers.contains_key(header::TRANSFER_ENCODING)

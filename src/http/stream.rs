@@ -1,16 +1,19 @@
 //! The downstream side of a connection as bytes: plain or TLS, with the bytes that were read to find out which
-//! protocol it speaks, and with the interim responses that hyper has no way to send.
+//! protocol it speaks, and with the interim responses and the trailers that hyper has no way to send.
 
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use http::HeaderMap;
+use smallvec::SmallVec;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
 use super::lines::Lines;
+use super::trailers;
 
 /// A plain or an encrypted socket.
 pub enum Socket {
@@ -23,17 +26,46 @@ pub enum Socket {
 /// Interim (1xx) responses of the request that is being answered, as they came from the application. hyper's server
 /// has no way to send one, so they are written between its own writes: HTTP/1.1 is serial, and while the application
 /// has sent interim responses only, hyper has nothing of this request's answer to write.
+///
+/// Trailers go the same way, since hyper's server writes only those that the head announced: from the end of the body to
+/// hyper's next flush all that it writes is the tail of this one response, so that the last chunk is its last five bytes.
 #[derive(Default)]
 pub struct Interim {
     waiting: RefCell<Vec<u8>>,
+    trailers: RefCell<Vec<u8>>,
+    /// There is something of either.
     any: Cell<bool>,
 }
+
+/// How hyper ends a body in chunks: a last chunk, and no trailers.
+const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
 impl Interim {
     /// Queues the head of an interim response, its empty line included.
     pub fn push(&self, head: &[u8]) {
         self.waiting.borrow_mut().extend_from_slice(head);
         self.any.set(true);
+    }
+
+    /// Puts `trailers` behind the body in chunks that ends now. To be called before hyper learns of its end.
+    pub fn trail(&self, trailers: &HeaderMap) {
+        trailers::encode(&mut self.trailers.borrow_mut(), trailers);
+        self.any.set(true);
+    }
+
+    /// Whether what is written has to wait for the flush that brings the last chunk.
+    fn trails(&self) -> bool {
+        !self.trailers.borrow().is_empty()
+    }
+
+    /// hyper has written all of the response: its trailers go between the last chunk and the empty line.
+    fn complete(&self) {
+        let mut waiting = self.waiting.borrow_mut();
+        let trailers = std::mem::take(&mut *self.trailers.borrow_mut());
+        if waiting.ends_with(LAST_CHUNK) {
+            let end = waiting.len() - 2;
+            waiting.splice(end..end, trailers);
+        }
     }
 }
 
@@ -77,6 +109,18 @@ impl Stream {
             self.connection.quiet.set(false);
         }
         written
+    }
+
+    /// Takes `buf` where it has to wait for the trailers behind it; else makes way for it.
+    fn poll_held(&mut self, cx: &mut Context<'_>, buf: &[&[u8]]) -> Poll<io::Result<Option<usize>>> {
+        if !self.connection.interim.trails() {
+            let written = self.poll_interim(cx);
+            return self.wrote(written).map_ok(|()| None);
+        }
+        // The tail of one response is no more than hyper holds of it anyway.
+        let mut waiting = self.connection.interim.waiting.borrow_mut();
+        buf.iter().for_each(|piece| waiting.extend_from_slice(piece));
+        Poll::Ready(Ok(Some(buf.iter().map(|piece| piece.len()).sum())))
     }
 
     /// Writes the interim responses that wait; ready when none does.
@@ -148,8 +192,10 @@ impl AsyncRead for Stream {
 
 impl AsyncWrite for Stream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        if self.connection.interim.any.get() {
-            ready!(self.poll_interim(cx))?;
+        if self.connection.interim.any.get()
+            && let Some(held) = ready!(self.poll_held(cx, &[buf]))?
+        {
+            return Poll::Ready(Ok(held));
         }
         let written = self.socket.poll_write(cx, buf);
         self.wrote(written)
@@ -161,7 +207,10 @@ impl AsyncWrite for Stream {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         if self.connection.interim.any.get() {
-            ready!(self.poll_interim(cx))?;
+            let pieces: SmallVec<[&[u8]; 8]> = bufs.iter().map(|buf| &**buf).collect();
+            if let Some(held) = ready!(self.poll_held(cx, &pieces))? {
+                return Poll::Ready(Ok(held));
+            }
         }
         let written = match &mut self.socket {
             Socket::Plain(s) => match flat(bufs, &mut [0; FLAT]) {
@@ -179,7 +228,9 @@ impl AsyncWrite for Stream {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.connection.interim.any.get() {
-            ready!(self.poll_interim(cx))?;
+            self.connection.interim.complete();
+            let written = self.poll_interim(cx);
+            ready!(self.wrote(written))?;
         }
         let flushed = self.socket.poll_flush(cx);
         self.wrote(flushed)

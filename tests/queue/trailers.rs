@@ -3,10 +3,12 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body::Frame;
 use lockkeeper::local::client::{Connection, Outgoing, Protocol, read};
+use rustls::version::TLS13;
 
 use crate::support::app::App;
 use crate::support::binary::queue;
 use crate::support::client::{Raw, local, run};
+use crate::support::pki::{NAME, Pki};
 
 const CHUNKED: &str = "POST / HTTP/1.1\r\nHost: a\r\nTrailer: X-Sum\r\nTransfer-Encoding: chunked\r\n\r\n";
 
@@ -114,19 +116,45 @@ fn given_an_http1_application_when_an_http2_caller_asks_then_it_gets_all_trailer
     );
 }
 
-/// Where it ends: over HTTP/1.1 what was not announced, or goes to a caller that did not ask, is lost, and nothing else.
+/// Trailers of a response in chunks reach an HTTP/1.1 caller, announced or not, asked for or not, and the connection goes
+/// on; a body that ends in what looks like a last chunk changes nothing.
 #[test]
-fn given_trailers_that_cannot_pass_over_http1_when_proxied_then_the_rest_is_whole() {
-    let announced =
-        "HTTP/1.1 200 OK\r\nTrailer: X-Sum\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\nX-Sum: 7\r\n\r\n";
-    let silent = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\nX-Sum: 7\r\n\r\n";
-    for (answer, asks) in [(announced, ""), (silent, "TE: trailers\r\n")] {
-        let app = App::each(move |_, _| answer.to_owned());
-        let mut queue = queue(app.port()).start();
-        let mut client = Raw::plain(queue.http());
-        for _ in 0..2 {
-            let reply = client.get("/", asks).reply();
-            assert_eq!((reply.text().as_str(), reply.body.complete), ("ab", true), "{asks}");
+fn given_an_http1_caller_when_a_response_has_trailers_then_they_arrive_behind_the_last_chunk() {
+    let chunks = "Transfer-Encoding: chunked\r\n\r\n7\r\nab0\r\n\r\n\r\n0\r\nX-Sum: 7\r\nX-Sum: 8\r\n\r\n";
+    for (announced, asks) in [("Trailer: X-Sum\r\n", ""), ("", "TE: trailers\r\n"), ("", "")] {
+        let answer = format!("HTTP/1.1 200 OK\r\n{announced}{chunks}");
+        let app = App::each(move |_, _| answer.clone());
+        let pki = Pki::new();
+        let mut queue = queue(app.port()).certs(pki.dir()).start();
+        let encrypted = Raw::tls(queue.tls(), pki.client(&[&TLS13], &[]), NAME);
+        for mut client in [Raw::plain(queue.http()), encrypted] {
+            for _ in 0..3 {
+                let reply = client.get("/", asks).reply();
+                assert_eq!((reply.text().as_str(), reply.body.complete), ("ab0\r\n\r\n", true), "{announced}{asks}");
+                let two = [("x-sum".to_owned(), "7".to_owned()), ("x-sum".to_owned(), "8".to_owned())];
+                assert_eq!(lower(&reply.body.trailers), two, "{announced}{asks}");
+            }
         }
+    }
+}
+
+/// Who gets no chunks gets no trailers, and all the rest: an HTTP/1.0 caller. Fields that would change how the message is
+/// read are no trailers.
+#[test]
+fn given_trailers_that_cannot_pass_when_proxied_then_the_rest_is_whole() {
+    let answer = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\nX-Sum: 7\r\n\r\n";
+    let app = App::each(move |_, _| answer.to_owned());
+    let mut old = queue(app.port()).start();
+    let mut client = Raw::plain(old.http());
+    client.send("GET / HTTP/1.0\r\nHost: a\r\n\r\n");
+    assert_eq!(client.reply().text(), "ab");
+
+    let answer = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\nContent-Length: 7\r\n\r\n";
+    let app = App::each(move |_, _| answer.to_owned());
+    let mut other = queue(app.port()).start();
+    let mut client = Raw::plain(other.http());
+    for _ in 0..2 {
+        let reply = client.get("/", "").reply();
+        assert_eq!((reply.text().as_str(), reply.body.complete, reply.body.trailers.len()), ("ab", true, 0));
     }
 }

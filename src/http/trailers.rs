@@ -1,0 +1,58 @@
+//! Trailers as HTTP/1.1 writes them, behind the last chunk of a body.
+//!
+//! Data side, pure; called for requests by [`super::h1_client`] and for responses by [`super::stream`].
+//!
+//! Source: RFC 9110 section 6.5, RFC 9112 section 7.1.2.
+
+use http::HeaderMap;
+
+/// Fields that no trailer may be, since who reads them would take the message for another one; what Go's
+/// `httpguts.ValidTrailerHeader` refuses.
+const FORBIDDEN: [&str; 22] = [
+    "authorization",
+    "cache-control",
+    "connection",
+    "content-encoding",
+    "content-length",
+    "content-range",
+    "content-type",
+    "expect",
+    "host",
+    "keep-alive",
+    "max-forwards",
+    "pragma",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "range",
+    "realm",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "www-authenticate",
+];
+
+/// Appends the lines of `trailers`, without the empty line behind them.
+pub fn encode(out: &mut Vec<u8>, trailers: &HeaderMap) {
+    for (name, value) in trailers.iter().filter(|(name, _)| may_trail(name.as_str())) {
+        write_title_case(out, name.as_str());
+        out.extend_from_slice(b": ");
+        out.extend_from_slice(value.as_bytes());
+        out.extend_from_slice(b"\r\n");
+    }
+}
+
+fn may_trail(name: &str) -> bool {
+    !name.starts_with("if-") && !FORBIDDEN.contains(&name)
+}
+
+/// Appends `name` as Go and most others write it: `X-Request-Id`.
+pub fn write_title_case(out: &mut Vec<u8>, name: &str) {
+    let mut first = true;
+    out.extend(name.bytes().map(|byte| {
+        let byte = if first { byte.to_ascii_uppercase() } else { byte };
+        first = byte == b'-';
+        byte
+    }));
+}
