@@ -10,7 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use super::health::Health;
-use crate::http::server::Order;
+use crate::http::guide::Order;
 use crate::lifecycle::drain::Drain;
 use crate::worker::Workers;
 

@@ -24,7 +24,7 @@ use super::status::probe::{Prober, Replicas};
 use super::status::report::{Reporter, Sink};
 use crate::config::env::Env;
 use crate::control::listener;
-use crate::http::server::Order;
+use crate::http::guide::Order;
 use crate::http::upstream::Limits;
 use crate::http::{limits, pools};
 use crate::knative::certificates::Certificates;

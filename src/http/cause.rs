@@ -9,7 +9,7 @@ use super::Response;
 use super::body::Body;
 use super::call::Call;
 use super::dial::Unreached;
-use super::h1_client::Fault;
+use super::h1_framing::Fault;
 use super::inbound::Broken;
 use crate::tls;
 

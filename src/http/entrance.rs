@@ -14,8 +14,9 @@ use hyper::body::Incoming;
 use super::body::{Aborted, Body};
 use super::call::{Call, Connection};
 use super::cause::Cause;
+use super::guide::{Connections, Guide};
 use super::inbound::Inbound;
-use super::server::{Connections, Guide, Told};
+use super::server::Told;
 use super::{Request, Response, headers};
 
 /// Where the requests of one connection enter the stack.

@@ -16,13 +16,14 @@ use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
+use bytes::{BufMut as _, Bytes, BytesMut};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode, Version};
 use http_body::{Body as _, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 
 use super::body::Outbound;
+use super::h1_framing::{Chunk, Fault, Framing, decode, last_token, same_length};
 use super::inbound::Broken;
 use super::limits;
 use super::replay::Upstream;
@@ -34,25 +35,6 @@ const READ: usize = 32 * 1024;
 const AHEAD: usize = 64 * 1024;
 /// Room for header lines on the stack; cleared by nobody.
 const LINES: usize = 512;
-/// Bytes of the line that begins a chunk, and of all trailers.
-const CHUNK_LINE: usize = 16 * 1024;
-
-/// Why there is no response, or no end of it.
-#[derive(Debug, thiserror::Error)]
-pub enum Fault {
-    /// The upstream closed the connection.
-    #[error("connection closed before message completed")]
-    Eof,
-    /// What it sent is not HTTP, or not allowed.
-    #[error("{0}")]
-    Malformed(&'static str),
-    /// The connection broke.
-    #[error(transparent)]
-    Io(#[from] io::Error),
-    /// The request's body ended before the length that was announced.
-    #[error("the request's body is shorter than its length")]
-    ShortBody,
-}
 
 /// Why no response came.
 pub enum Failure {
@@ -66,23 +48,6 @@ impl From<Fault> for Failure {
     fn from(fault: Fault) -> Self {
         Self::Upstream(fault)
     }
-}
-
-/// How much of a body is to come, or to go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Framing {
-    Length(u64),
-    Chunked(Chunk),
-    /// Until the connection ends.
-    Close,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Chunk {
-    Size,
-    Data(u64),
-    AfterData,
-    Trailers,
 }
 
 /// A connection, with at most one exchange under way.
@@ -321,7 +286,7 @@ impl Http1 {
             }
         }
         loop {
-            match self.decode() {
+            match decode(&mut self.input, &mut self.incoming) {
                 Ok(Some(frame)) => return Poll::Ready(Some(Ok(frame))),
                 Ok(None) if self.is_end() => {
                     self.incoming = None;
@@ -354,55 +319,6 @@ impl Http1 {
         let mut room = (&mut self.input).limit(most);
         let read = std::pin::pin!(self.io.read_buf(&mut room));
         read.poll(cx)
-    }
-
-    /// A frame of what has come; none: more has to come, or the end has.
-    fn decode(&mut self) -> Result<Option<Frame<Bytes>>, Fault> {
-        loop {
-            match self.incoming {
-                None | Some(Framing::Length(0)) => return Ok(None),
-                Some(Framing::Length(left)) => {
-                    let data = take(&mut self.input, left);
-                    self.incoming = Some(Framing::Length(left - data.len() as u64));
-                    return Ok((!data.is_empty()).then(|| Frame::data(data)));
-                }
-                Some(Framing::Close) => {
-                    let data = self.input.split().freeze();
-                    return Ok((!data.is_empty()).then(|| Frame::data(data)));
-                }
-                Some(Framing::Chunked(Chunk::Data(left))) => {
-                    let data = take(&mut self.input, left);
-                    let left = left - data.len() as u64;
-                    self.incoming =
-                        Some(Framing::Chunked(if left == 0 { Chunk::AfterData } else { Chunk::Data(left) }));
-                    return Ok((!data.is_empty()).then(|| Frame::data(data)));
-                }
-                Some(Framing::Chunked(Chunk::Trailers)) => {
-                    let Some(end) = trailers_end(&self.input)? else { return Ok(None) };
-                    let block = self.input.split_to(end).freeze();
-                    self.incoming = None;
-                    return Ok(Some(read_trailers(&block)?).filter(|t| !t.is_empty()).map(Frame::trailers));
-                }
-                Some(Framing::Chunked(at)) => {
-                    let Some(end) = self.input.iter().position(|b| *b == b'\n') else {
-                        if self.input.len() > CHUNK_LINE {
-                            return Err(Fault::Malformed("chunk line too long"));
-                        }
-                        return Ok(None);
-                    };
-                    let line = self.input.split_to(end + 1);
-                    let line = line.strip_suffix(b"\r\n").ok_or(Fault::Malformed("chunk line without CR"))?;
-                    self.incoming = Some(Framing::Chunked(match at {
-                        Chunk::AfterData if line.is_empty() => Chunk::Size,
-                        Chunk::AfterData => return Err(Fault::Malformed("chunk longer than its size")),
-                        _ => match chunk_size(line)? {
-                            0 => Chunk::Trailers,
-                            size => Chunk::Data(size),
-                        },
-                    }));
-                }
-            }
-        }
     }
 
     /// Writes what can be written of the request.
@@ -518,113 +434,4 @@ impl Http1 {
 
 fn unfolded(text: &[u8]) -> Bytes {
     text.iter().map(|b| if matches!(b, b'\r' | b'\n') { b' ' } else { *b }).collect()
-}
-
-fn take(input: &mut BytesMut, most: u64) -> Bytes {
-    let n = usize::try_from(most).unwrap_or(usize::MAX).min(input.len());
-    input.split_to(n).freeze()
-}
-
-fn same_length(before: Option<u64>, value: &HeaderValue) -> Result<Option<u64>, Fault> {
-    let bad = Fault::Malformed("bad Content-Length");
-    let mut length = before;
-    for text in value.as_bytes().split(|b| *b == b',').map(<[u8]>::trim_ascii) {
-        if text.is_empty() || !text.iter().all(u8::is_ascii_digit) {
-            return Err(bad);
-        }
-        let Some(n) = std::str::from_utf8(text).ok().and_then(|text| text.parse().ok()) else { return Err(bad) };
-        if length.is_some_and(|length| length != n) {
-            return Err(bad);
-        }
-        length = Some(n);
-    }
-    Ok(length)
-}
-
-fn last_token(value: &HeaderValue) -> &[u8] {
-    value.as_bytes().rsplit(|b| *b == b',').next().unwrap_or_default().trim_ascii()
-}
-
-fn chunk_size(line: &[u8]) -> Result<u64, Fault> {
-    let digits = line.split(|b| *b == b';').next().unwrap_or_default().trim_ascii_end();
-    if digits.is_empty() || digits.len() > 16 {
-        return Err(Fault::Malformed("bad chunk size"));
-    }
-    digits.iter().try_fold(0u64, |size, digit| {
-        let digit = char::from(*digit).to_digit(16).ok_or(Fault::Malformed("bad chunk size"))?;
-        Ok((size << 4) | u64::from(digit))
-    })
-}
-
-/// Where the trailers and their empty line end.
-fn trailers_end(input: &[u8]) -> Result<Option<usize>, Fault> {
-    if input.starts_with(b"\r\n") {
-        return Ok(Some(2));
-    }
-    match input.windows(4).position(|w| w == b"\r\n\r\n") {
-        Some(end) => Ok(Some(end + 4)),
-        None if input.len() > CHUNK_LINE => Err(Fault::Malformed("trailers too large")),
-        None => Ok(None),
-    }
-}
-
-fn read_trailers(block: &[u8]) -> Result<HeaderMap, Fault> {
-    let bad = || Fault::Malformed("bad trailers");
-    let mut trailers = HeaderMap::new();
-    for line in block.split(|b| *b == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line)) {
-        if line.is_empty() {
-            continue;
-        }
-        let colon = line.iter().position(|b| *b == b':').ok_or_else(bad)?;
-        let (name, mut value) = line.split_at_checked(colon).ok_or_else(bad)?;
-        value.advance(1);
-        let name = HeaderName::from_bytes(name).map_err(|_| bad())?;
-        trailers.append(name, HeaderValue::from_bytes(value.trim_ascii()).map_err(|_| bad())?);
-    }
-    Ok(trailers)
-}
-
-/// A header's name as Go writes it.
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    #[test]
-    fn given_chunk_lines_when_read_then_only_sizes_of_the_grammar_pass() {
-        for (line, size) in [("0", 0), ("a;x=y", 10), ("FF ", 255), ("ffffffffffffffff", u64::MAX)] {
-            assert_eq!(chunk_size(line.as_bytes()).unwrap(), size, "{line}");
-        }
-        for line in ["", " ", ";a", "-1", "+1", "0x1", "g", "10000000000000000", " 1"] {
-            assert!(chunk_size(line.as_bytes()).is_err(), "{line}");
-        }
-    }
-
-    #[test]
-    fn given_content_lengths_when_compared_then_only_equal_numbers_pass() {
-        let length = |lines: &[&'static str]| {
-            lines.iter().try_fold(None, |before, line| same_length(before, &HeaderValue::from_static(line)))
-        };
-        assert_eq!(length(&["5"]).unwrap(), Some(5));
-        assert_eq!(length(&["5, 5", "5"]).unwrap(), Some(5));
-        for lines in [&["5", "6"][..], &["+5"], &["-1"], &["5,"], &["0x5"], &["99999999999999999999"], &[""]] {
-            assert!(length(lines).is_err(), "{lines:?}");
-        }
-    }
-
-    #[test]
-    fn given_trailers_when_read_then_they_end_at_the_empty_line() {
-        assert_eq!(trailers_end(b"\r\nX").unwrap(), Some(2));
-        assert_eq!(trailers_end(b"A: 1\r\n\r\nX").unwrap(), Some(8));
-        assert_eq!(trailers_end(b"A: 1\r\n").unwrap(), None);
-        assert_eq!(read_trailers(b"A: 1\r\na: 2\r\n\r\n").unwrap().get_all("a").iter().count(), 2);
-        assert!(read_trailers(b"no colon\r\n\r\n").is_err());
-    }
-
-    #[test]
-    fn given_a_name_when_written_then_each_word_begins_with_a_capital() {
-        let mut out = Vec::new();
-        write_title_case(&mut out, "x-request-id");
-        assert_eq!(out, b"X-Request-Id");
-    }
 }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use super::h1_client::Fault;
+use super::h1_framing::Fault;
 
 /// What went wrong on a connection or a stream of it.
 #[derive(Debug, thiserror::Error)]

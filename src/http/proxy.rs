@@ -11,7 +11,7 @@ use super::body::{Body, Outbound};
 use super::call::Call;
 use super::cause::Cause;
 use super::dial::Unreached;
-use super::h1_client::Fault;
+use super::h1_framing::Fault;
 use super::headers::{self, Has};
 use super::inbound::Broken;
 use super::upstream::{Failed, Lease, Pool, Speaks};

@@ -1,209 +1,26 @@
-//! One accepted stream to its end: TLS, finding out the protocol, requests, upgrades, and leaving politely.
+//! One accepted stream to its end: requests, upgrades, and leaving politely. How it begins is [`super::opening`], what its
+//! worker tells it meanwhile [`super::guide`].
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker, ready};
-use std::time::{Duration, Instant};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
-use slab::Slab;
-use tokio::io::{AsyncRead as _, AsyncReadExt, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead as _, AsyncWriteExt as _, ReadBuf};
 use tokio::net::TcpStream;
 
-use super::call::{Call, Connection};
+use super::call::Connection;
 use super::cause::Cause;
 use super::entrance::Entrance;
+use super::guide::{Connections, Guide, Order, Park};
 use super::h2_server::Http2;
 use super::lines::{self, Lines};
-use super::stream::{Socket, Stream};
-use super::{Request, Response, limits, tunnel};
-use crate::telemetry::request_log::TlsFacts;
-
-/// The first bytes of HTTP/2 with prior knowledge (RFC 9113 section 3.4).
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-
-/// What a connection is asked to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Order {
-    /// Go on.
-    Serve,
-    /// HTTP/2: GOAWAY now; HTTP/1.1: `Connection: close` with the next response.
-    Announce,
-    /// Close once nothing is under way.
-    Finish,
-    /// Close now.
-    Leave,
-}
-
-/// Whether an idle connection has given its buffers back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Park {
-    No,
-    /// It shall.
-    Wanted,
-    /// It has, or never does.
-    Done,
-}
-
-/// One connection as its worker sees it from outside.
-pub struct Guide {
-    waker: RefCell<Option<Waker>>,
-    order: Cell<Order>,
-    /// Since when a header block has been awaited; none while a request or its response is under way.
-    awaiting: Cell<Option<Instant>>,
-    /// Whether a request was answered: from then on, waiting for the next one has no limit.
-    served: Cell<bool>,
-    under_way: Cell<u32>,
-    park: Cell<Park>,
-    /// The last request that was answered before its body had come in whole (HTTP/1.1).
-    early: RefCell<Option<Rc<Call>>>,
-}
-
-impl Guide {
-    /// Remembers whom to wake when there is an order.
-    pub fn register(&self, cx: &mut Context<'_>) {
-        let mut waker = self.waker.borrow_mut();
-        if !waker.as_ref().is_some_and(|w| w.will_wake(cx.waker())) {
-            *waker = Some(cx.waker().clone());
-        }
-    }
-
-    /// Whether the connection has to end now.
-    #[must_use]
-    pub fn must_leave(&self) -> bool {
-        self.order.get() == Order::Leave
-    }
-
-    /// A request has come in.
-    pub fn begin(&self) {
-        self.under_way.set(self.under_way.get() + 1);
-        self.awaiting.set(None);
-    }
-
-    /// A request and its response have ended; true if nothing else is under way.
-    pub fn end(&self) -> bool {
-        let left = self.under_way.get().saturating_sub(1);
-        self.under_way.set(left);
-        if left == 0 {
-            self.served.set(true);
-            self.awaiting.set(Some(Instant::now()));
-        }
-        left == 0
-    }
-
-    /// The answer to `call` has begun before its request had ended.
-    pub fn answered_early(&self, call: Rc<Call>) {
-        *self.early.borrow_mut() = Some(call);
-    }
-
-    fn park_if(&self, idle: bool) {
-        if idle && self.park.get() == Park::No {
-            self.park.set(Park::Wanted);
-            if let Some(waker) = &*self.waker.borrow() {
-                waker.wake_by_ref();
-            }
-        }
-    }
-
-    /// Ready when a connection that gave its buffers back has to go on: whether there is something to read, or else that
-    /// it has to end.
-    fn poll_unparked(&self, stream: &Stream, cx: &mut Context<'_>) -> Poll<bool> {
-        self.register(cx);
-        if self.order.get() > Order::Announce {
-            return Poll::Ready(false);
-        }
-        stream.poll_readable(cx).map(|()| true)
-    }
-
-    /// Whether the connection may give its buffers back now: nobody has anything to say.
-    fn may_park(&self, info: &Connection) -> bool {
-        self.park.get() == Park::Wanted
-            && self.under_way.get() == 0
-            && info.quiet.get()
-            && self.early.borrow().as_ref().is_none_or(|call| call.request_ended.get())
-    }
-
-    fn order(&self, order: Order) {
-        if order > self.order.get() {
-            self.order.set(order);
-            if let Some(waker) = &*self.waker.borrow() {
-                waker.wake_by_ref();
-            }
-        }
-    }
-}
-
-/// The connections of one worker.
-#[derive(Default)]
-pub struct Connections {
-    guides: RefCell<Slab<Rc<Guide>>>,
-    order: Cell<Option<Order>>,
-}
-
-impl Connections {
-    /// Gives all connections, and those to come, an order.
-    pub fn order(&self, order: Order) {
-        self.order.set(Some(order));
-        for (_, guide) in &*self.guides.borrow() {
-            guide.order(order);
-        }
-    }
-
-    /// Whether responses shall say `Connection: close`.
-    #[must_use]
-    pub fn announcing(&self) -> bool {
-        self.order.get().is_some()
-    }
-
-    /// Lets idle connections give their buffers back.
-    /// Ends connections on which the first header block has been awaited for `header_time`, or nothing happened for `idle`.
-    pub fn sweep(&self, now: Instant, header_time: Duration, idle: Option<Duration>) {
-        for (_, guide) in &*self.guides.borrow() {
-            let Some(since) = guide.awaiting.get() else { continue };
-            guide.park_if(guide.served.get() && now.saturating_duration_since(since) > limits::PARK_AFTER);
-            let limit = if guide.served.get() { idle } else { Some(header_time) };
-            if limit.is_some_and(|limit| now.saturating_duration_since(since) > limit) {
-                guide.order(Order::Leave);
-            }
-        }
-    }
-
-    fn enter(self: &Rc<Self>) -> Entered {
-        let guide = Rc::new(Guide {
-            waker: RefCell::default(),
-            order: Cell::new(Order::Serve),
-            awaiting: Cell::new(Some(Instant::now())),
-            served: Cell::new(false),
-            under_way: Cell::new(0),
-            park: Cell::new(Park::No),
-            early: RefCell::default(),
-        });
-        if let Some(order) = self.order.get().filter(|o| *o > Order::Announce) {
-            guide.order.set(order);
-        }
-        let key = self.guides.borrow_mut().insert(guide.clone());
-        Entered { key, of: self.clone(), guide }
-    }
-}
-
-struct Entered {
-    key: usize,
-    of: Rc<Connections>,
-    guide: Rc<Guide>,
-}
-
-impl Drop for Entered {
-    fn drop(&mut self) {
-        let mut guides = self.of.guides.borrow_mut();
-        guides.try_remove(self.key);
-        if guides.is_empty() {
-            guides.shrink_to_fit();
-        }
-    }
-}
+use super::stream::Stream;
+use super::{Request, Response, limits, opening, tunnel};
 
 /// Settings of the HTTP side of connections.
 #[derive(Clone, Copy, Debug)]
@@ -284,7 +101,7 @@ where
         self.told.accepted(&info);
         let entered = self.connections.enter();
         let guide = entered.guide.clone();
-        let limit = tokio::time::timeout(self.settings.header_time, self.open(socket, &info, tls));
+        let limit = tokio::time::timeout(self.settings.header_time, opening::open(socket, &info, tls, &*self.told));
         let Ok(Some((socket, prefix, h2))) = limit.await else { return };
         info.h2.set(h2);
         if !h2 {
@@ -301,7 +118,7 @@ where
         };
         let mut told = Order::Serve;
         if h2 {
-            guide.park.set(Park::Done);
+            guide.set_park(Park::Done);
             let connection = Box::new(Http2::new(&self.h2, stream, entrance));
             let _ = Driven { connection, guide, info, told: &mut told }.await;
         } else {
@@ -312,7 +129,7 @@ where
     async fn serve_h1(&self, mut stream: Stream, mut entrance: Entrance<S>, guide: Rc<Guide>, info: Rc<Connection>) {
         let mut told = Order::Serve;
         let (connection, result) = loop {
-            guide.park.set(Park::No);
+            guide.set_park(Park::No);
             let mut connection = Box::pin(self.h1.serve_connection(TokioIo::new(stream), entrance));
             let (guide, info) = (guide.clone(), info.clone());
             match (Driven { connection: &mut connection, guide: guide.clone(), info, told: &mut told }).await {
@@ -320,7 +137,7 @@ where
                 // Idle: hyper's buffers and state, two thirds of what a connection holds, are given back until there is
                 // something to read.
                 Outcome::Parked => {
-                    guide.park.set(Park::Done);
+                    guide.set_park(Park::Done);
                     let parts = Pin::into_inner(connection).into_parts();
                     (stream, entrance) = (parts.io.into_inner(), parts.service);
                     stream.unread(&parts.read_buf);
@@ -338,7 +155,7 @@ where
         }
         let Some(up) = info.tunnel.borrow_mut().take() else {
             // A response that was cut ends here and now.
-            let unread = result.is_ok() && guide.early.take().is_some_and(|call| !call.request_ended.get());
+            let unread = result.is_ok() && guide.left_unread();
             if refused || unread {
                 Box::pin(linger(Pin::into_inner(connection).into_parts().io.into_inner(), &guide)).await;
             }
@@ -348,98 +165,6 @@ where
         let parts = Pin::into_inner(connection).into_parts();
         Box::pin(tunnel::run(parts.io.into_inner(), parts.read_buf, up.0, websocket, watches, guide)).await;
     }
-
-    /// The handshake, and the first bytes: which protocol is it?
-    async fn open(
-        &self,
-        socket: TcpStream,
-        info: &Connection,
-        tls: Option<Arc<rustls::ServerConfig>>,
-    ) -> Option<(Socket, Vec<u8>, bool)> {
-        let mut socket = match tls {
-            None => Socket::Plain(socket),
-            Some(config) => {
-                if looks_like_http(&socket).await {
-                    let error = rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType);
-                    let error = std::io::Error::new(std::io::ErrorKind::InvalidData, error);
-                    self.told.handshake_failed(&error, info);
-                    answer_plain_http(socket).await;
-                    return None;
-                }
-                match Box::pin(tokio_rustls::TlsAcceptor::from(config).accept(socket)).await {
-                    Ok(stream) => {
-                        self.told.handshake(stream.get_ref().1);
-                        let _ = info.negotiated.set(negotiated(stream.get_ref().1));
-                        Socket::Tls(Box::new(stream))
-                    }
-                    Err(error) => {
-                        self.told.handshake_failed(&error, info);
-                        return None;
-                    }
-                }
-            }
-        };
-        if let Socket::Tls(stream) = &socket
-            && let Some(name) = stream.get_ref().1.server_name()
-        {
-            let _ = info.server_name.set(name.into());
-        }
-        if let Socket::Tls(stream) = &socket
-            && stream.get_ref().1.alpn_protocol() == Some(b"h2")
-        {
-            return Some((socket, Vec::new(), true));
-        }
-        let mut first = Vec::with_capacity(512);
-        loop {
-            let n = match &mut socket {
-                Socket::Plain(s) => s.read_buf(&mut first).await,
-                Socket::Tls(s) => s.read_buf(&mut first).await,
-            };
-            if n.ok()? == 0 {
-                return None;
-            }
-            let common = first.iter().zip(PREFACE).take_while(|(a, b)| a == b).count();
-            if common == PREFACE.len() {
-                return Some((socket, first, true));
-            }
-            if common < first.len() {
-                return Some((socket, first, false));
-            }
-        }
-    }
-}
-
-/// Whether a caller of the TLS port begins with a request in plaintext, by the beginnings that Go's server knows. Looked at
-/// before the handshake, since rustls would answer with an alert first.
-async fn looks_like_http(socket: &TcpStream) -> bool {
-    let mut first = [0; 5];
-    let known: [&[u8]; 5] = [b"GET /", b"HEAD ", b"POST ", b"PUT /", b"OPTIO"];
-    socket.peek(&mut first).await.is_ok_and(|n| known.contains(&first.get(..n).unwrap_or_default()))
-}
-
-/// What the request log may name of a handshake.
-fn negotiated(tls: &rustls::ServerConnection) -> TlsFacts {
-    TlsFacts {
-        version: tls.protocol_version().map_or(0, u16::from),
-        resumed: tls.handshake_kind() == Some(rustls::HandshakeKind::Resumed),
-        cipher_suite: tls.negotiated_cipher_suite().map_or(0, |suite| suite.suite().into()),
-        group: tls.negotiated_key_exchange_group().map_or(0, |group| group.name().into()),
-        protocol: match tls.alpn_protocol() {
-            Some(b"h2") => "h2",
-            Some(b"http/1.1") => "http/1.1",
-            _ => "",
-        },
-        server_name: tls.server_name().unwrap_or_default().into(),
-    }
-}
-
-/// Plain HTTP on a TLS port gets the answer of Go's server, not just a closed connection.
-async fn answer_plain_http(mut socket: TcpStream) {
-    // What is unread when a socket closes resets the connection, and the answer with it.
-    let _ = socket.try_read(&mut vec![0; 16 * 1024]);
-    let text = b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n";
-    let _ = socket.write_all(text).await;
-    let _ = socket.shutdown().await;
 }
 
 /// Forgets what the caller still sends, after our last answer and our end of the connection: a socket that is closed with
@@ -519,7 +244,7 @@ impl<C: Drive + Unpin> Future for Driven<'_, C> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcome> {
         let this = &mut *self;
         this.guide.register(cx);
-        let order = this.guide.order.get();
+        let order = this.guide.told();
         if order > *this.told {
             *this.told = order;
             match order {

@@ -56,3 +56,15 @@ pub fn write_title_case(out: &mut Vec<u8>, name: &str) {
         byte
     }));
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn given_a_name_when_written_then_each_word_begins_with_a_capital() {
+        let mut out = Vec::new();
+        write_title_case(&mut out, "x-request-id");
+        assert_eq!(out, b"X-Request-Id");
+    }
+}

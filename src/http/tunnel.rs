@@ -9,8 +9,8 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::body::{End, Watches};
+use super::guide::Guide;
 use super::replay::Upstream;
-use super::server::Guide;
 use super::stream::Stream;
 
 /// Bytes that one direction holds at most.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
-use crate::http::server::Order;
+use crate::http::guide::Order;
 use crate::lifecycle::drain::Drain;
 use crate::worker::Workers;
 

@@ -1,0 +1,211 @@
+//! What a worker tells its connections while they run, and what it knows of each: whether a request is under way, since
+//! when nothing is, and whether the buffers may go.
+//!
+//! Data side. [`super::server`] registers each connection; the role's housekeeping sweeps them, and its drain gives orders.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use slab::Slab;
+
+use super::call::{Call, Connection};
+use super::limits;
+use super::stream::Stream;
+
+/// What a connection is asked to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Order {
+    /// Go on.
+    Serve,
+    /// HTTP/2: GOAWAY now; HTTP/1.1: `Connection: close` with the next response.
+    Announce,
+    /// Close once nothing is under way.
+    Finish,
+    /// Close now.
+    Leave,
+}
+
+/// Whether an idle connection has given its buffers back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Park {
+    No,
+    /// It shall.
+    Wanted,
+    /// It has, or never does.
+    Done,
+}
+
+/// One connection as its worker sees it from outside.
+pub struct Guide {
+    waker: RefCell<Option<Waker>>,
+    order: Cell<Order>,
+    /// Since when a header block has been awaited; none while a request or its response is under way.
+    awaiting: Cell<Option<Instant>>,
+    /// Whether a request was answered: from then on, waiting for the next one has no limit.
+    served: Cell<bool>,
+    under_way: Cell<u32>,
+    park: Cell<Park>,
+    /// The last request that was answered before its body had come in whole (HTTP/1.1).
+    early: RefCell<Option<Rc<Call>>>,
+}
+
+impl Guide {
+    /// Remembers whom to wake when there is an order.
+    pub fn register(&self, cx: &mut Context<'_>) {
+        let mut waker = self.waker.borrow_mut();
+        if !waker.as_ref().is_some_and(|w| w.will_wake(cx.waker())) {
+            *waker = Some(cx.waker().clone());
+        }
+    }
+
+    /// Whether the connection has to end now.
+    #[must_use]
+    pub fn must_leave(&self) -> bool {
+        self.order.get() == Order::Leave
+    }
+
+    /// A request has come in.
+    pub fn begin(&self) {
+        self.under_way.set(self.under_way.get() + 1);
+        self.awaiting.set(None);
+    }
+
+    /// A request and its response have ended; true if nothing else is under way.
+    pub fn end(&self) -> bool {
+        let left = self.under_way.get().saturating_sub(1);
+        self.under_way.set(left);
+        if left == 0 {
+            self.served.set(true);
+            self.awaiting.set(Some(Instant::now()));
+        }
+        left == 0
+    }
+
+    /// What it has been told last.
+    pub(super) fn told(&self) -> Order {
+        self.order.get()
+    }
+
+    /// Where it is with giving its buffers back.
+    pub(super) fn set_park(&self, park: Park) {
+        self.park.set(park);
+    }
+
+    /// Whether the last answer was given before its request had ended, which has not ended since.
+    pub(super) fn left_unread(&self) -> bool {
+        self.early.take().is_some_and(|call| !call.request_ended.get())
+    }
+
+    /// The answer to `call` has begun before its request had ended.
+    pub fn answered_early(&self, call: Rc<Call>) {
+        *self.early.borrow_mut() = Some(call);
+    }
+
+    fn park_if(&self, idle: bool) {
+        if idle && self.park.get() == Park::No {
+            self.park.set(Park::Wanted);
+            if let Some(waker) = &*self.waker.borrow() {
+                waker.wake_by_ref();
+            }
+        }
+    }
+
+    /// Ready when a connection that gave its buffers back has to go on: whether there is something to read, or else that
+    /// it has to end.
+    pub(super) fn poll_unparked(&self, stream: &Stream, cx: &mut Context<'_>) -> Poll<bool> {
+        self.register(cx);
+        if self.order.get() > Order::Announce {
+            return Poll::Ready(false);
+        }
+        stream.poll_readable(cx).map(|()| true)
+    }
+
+    /// Whether the connection may give its buffers back now: nobody has anything to say.
+    pub(super) fn may_park(&self, info: &Connection) -> bool {
+        self.park.get() == Park::Wanted
+            && self.under_way.get() == 0
+            && info.quiet.get()
+            && self.early.borrow().as_ref().is_none_or(|call| call.request_ended.get())
+    }
+
+    fn order(&self, order: Order) {
+        if order > self.order.get() {
+            self.order.set(order);
+            if let Some(waker) = &*self.waker.borrow() {
+                waker.wake_by_ref();
+            }
+        }
+    }
+}
+
+/// The connections of one worker.
+#[derive(Default)]
+pub struct Connections {
+    guides: RefCell<Slab<Rc<Guide>>>,
+    order: Cell<Option<Order>>,
+}
+
+impl Connections {
+    /// Gives all connections, and those to come, an order.
+    pub fn order(&self, order: Order) {
+        self.order.set(Some(order));
+        for (_, guide) in &*self.guides.borrow() {
+            guide.order(order);
+        }
+    }
+
+    /// Whether responses shall say `Connection: close`.
+    #[must_use]
+    pub fn announcing(&self) -> bool {
+        self.order.get().is_some()
+    }
+
+    /// Lets idle connections give their buffers back, and ends those on which the first header block has been awaited for `header_time`, or nothing happened for `idle`.
+    pub fn sweep(&self, now: Instant, header_time: Duration, idle: Option<Duration>) {
+        for (_, guide) in &*self.guides.borrow() {
+            let Some(since) = guide.awaiting.get() else { continue };
+            guide.park_if(guide.served.get() && now.saturating_duration_since(since) > limits::PARK_AFTER);
+            let limit = if guide.served.get() { idle } else { Some(header_time) };
+            if limit.is_some_and(|limit| now.saturating_duration_since(since) > limit) {
+                guide.order(Order::Leave);
+            }
+        }
+    }
+
+    /// A connection of this worker, until what is returned is dropped.
+    pub(super) fn enter(self: &Rc<Self>) -> Entered {
+        let guide = Rc::new(Guide {
+            waker: RefCell::default(),
+            order: Cell::new(Order::Serve),
+            awaiting: Cell::new(Some(Instant::now())),
+            served: Cell::new(false),
+            under_way: Cell::new(0),
+            park: Cell::new(Park::No),
+            early: RefCell::default(),
+        });
+        if let Some(order) = self.order.get().filter(|o| *o > Order::Announce) {
+            guide.order.set(order);
+        }
+        let key = self.guides.borrow_mut().insert(guide.clone());
+        Entered { key, of: self.clone(), guide }
+    }
+}
+
+/// A connection's place among its worker's.
+pub(super) struct Entered {
+    key: usize,
+    of: Rc<Connections>,
+    pub(super) guide: Rc<Guide>,
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        let mut guides = self.of.guides.borrow_mut();
+        guides.try_remove(self.key);
+        if guides.is_empty() {
+            guides.shrink_to_fit();
+        }
+    }
+}

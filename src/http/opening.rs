@@ -1,0 +1,111 @@
+//! How a connection begins: the TLS handshake, and the first bytes, which tell HTTP/2 with prior knowledge from HTTP/1.1.
+//!
+//! Data side; called by [`super::server`] for each accepted socket. A caller that speaks plain HTTP to the TLS port gets the
+//! answer of Go's server.
+
+use std::sync::Arc;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use super::call::Connection;
+use super::server::Told;
+use super::stream::Socket;
+use crate::telemetry::request_log::TlsFacts;
+
+/// The first bytes of HTTP/2 with prior knowledge (RFC 9113 section 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// The handshake, and the first bytes: which protocol is it?
+/// The handshake, if there is to be one, and the first bytes: what was read beyond the handshake, and whether it is HTTP/2.
+/// None: there is nothing to serve.
+pub(super) async fn open(
+    socket: TcpStream,
+    info: &Connection,
+    tls: Option<Arc<rustls::ServerConfig>>,
+    told: &dyn Told,
+) -> Option<(Socket, Vec<u8>, bool)> {
+    let mut socket = match tls {
+        None => Socket::Plain(socket),
+        Some(config) => {
+            if looks_like_http(&socket).await {
+                let error = rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType);
+                let error = std::io::Error::new(std::io::ErrorKind::InvalidData, error);
+                told.handshake_failed(&error, info);
+                answer_plain_http(socket).await;
+                return None;
+            }
+            match Box::pin(tokio_rustls::TlsAcceptor::from(config).accept(socket)).await {
+                Ok(stream) => {
+                    told.handshake(stream.get_ref().1);
+                    let _ = info.negotiated.set(negotiated(stream.get_ref().1));
+                    Socket::Tls(Box::new(stream))
+                }
+                Err(error) => {
+                    told.handshake_failed(&error, info);
+                    return None;
+                }
+            }
+        }
+    };
+    if let Socket::Tls(stream) = &socket
+        && let Some(name) = stream.get_ref().1.server_name()
+    {
+        let _ = info.server_name.set(name.into());
+    }
+    if let Socket::Tls(stream) = &socket
+        && stream.get_ref().1.alpn_protocol() == Some(b"h2")
+    {
+        return Some((socket, Vec::new(), true));
+    }
+    let mut first = Vec::with_capacity(512);
+    loop {
+        let n = match &mut socket {
+            Socket::Plain(s) => s.read_buf(&mut first).await,
+            Socket::Tls(s) => s.read_buf(&mut first).await,
+        };
+        if n.ok()? == 0 {
+            return None;
+        }
+        let common = first.iter().zip(PREFACE).take_while(|(a, b)| a == b).count();
+        if common == PREFACE.len() {
+            return Some((socket, first, true));
+        }
+        if common < first.len() {
+            return Some((socket, first, false));
+        }
+    }
+}
+
+/// Whether a caller of the TLS port begins with a request in plaintext, by the beginnings that Go's server knows. Looked at
+/// before the handshake, since rustls would answer with an alert first.
+async fn looks_like_http(socket: &TcpStream) -> bool {
+    let mut first = [0; 5];
+    let known: [&[u8]; 5] = [b"GET /", b"HEAD ", b"POST ", b"PUT /", b"OPTIO"];
+    socket.peek(&mut first).await.is_ok_and(|n| known.contains(&first.get(..n).unwrap_or_default()))
+}
+
+/// What the request log may name of a handshake.
+fn negotiated(tls: &rustls::ServerConnection) -> TlsFacts {
+    TlsFacts {
+        version: tls.protocol_version().map_or(0, u16::from),
+        resumed: tls.handshake_kind() == Some(rustls::HandshakeKind::Resumed),
+        cipher_suite: tls.negotiated_cipher_suite().map_or(0, |suite| suite.suite().into()),
+        group: tls.negotiated_key_exchange_group().map_or(0, |group| group.name().into()),
+        protocol: match tls.alpn_protocol() {
+            Some(b"h2") => "h2",
+            Some(b"http/1.1") => "http/1.1",
+            _ => "",
+        },
+        server_name: tls.server_name().unwrap_or_default().into(),
+    }
+}
+
+/// Plain HTTP on a TLS port gets the answer of Go's server, not just a closed connection.
+async fn answer_plain_http(mut socket: TcpStream) {
+    // What is unread when a socket closes resets the connection, and the answer with it.
+    let _ = socket.try_read(&mut vec![0; 16 * 1024]);
+    let text = b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n";
+    let _ = socket.write_all(text).await;
+    let _ = socket.shutdown().await;
+}
