@@ -119,15 +119,18 @@ fn unmap_clean_code() {
 }
 
 /// Mappings of `binary` in the text of `/proc/self/smaps` that cannot be written and have no page of their own.
+///
+/// A page of its own is one that is no longer the file's, which is what `Anonymous` counts. `Private_Dirty` counts also
+/// pages of the file that are not on the disk yet: all of them, in the first half minute of a binary that was just written.
 fn clean(smaps: &str, binary: &str) -> Vec<(usize, usize)> {
     let mut found = Vec::new();
     let mut current = None;
     for line in smaps.lines() {
         if let Some(range) = mapping(line, binary) {
             current = range;
-        } else if let Some(dirty) = line.strip_prefix("Private_Dirty:")
+        } else if let Some(own) = line.strip_prefix("Anonymous:")
             && let Some(range) = current.take()
-            && dirty.trim() == "0 kB"
+            && own.trim() == "0 kB"
         {
             found.push(range);
         }
@@ -155,19 +158,20 @@ mod tests {
         let smaps = "\
 1000-2000 r--p 00000000 08:01 5 /bin/x
 Size: 4 kB
-Private_Dirty:         0 kB
-2000-4000 r-xp 00001000 08:01 5 /bin/x
-Private_Dirty:         0 kB
-4000-5000 r--p 00003000 08:01 5 /bin/x
 Private_Dirty:         4 kB
+Anonymous:             0 kB
+2000-4000 r-xp 00001000 08:01 5 /bin/x
+Anonymous:             0 kB
+4000-5000 r--p 00003000 08:01 5 /bin/x
+Anonymous:             4 kB
 5000-6000 rw-p 00004000 08:01 5 /bin/x
-Private_Dirty:         0 kB
+Anonymous:             0 kB
 6000-7000 r-xp 00000000 08:01 6 /lib/libc.so.6
-Private_Dirty:         0 kB
+Anonymous:             0 kB
 7000-8000 rw-p 00000000 00:00 0
-Private_Dirty:         0 kB
+Anonymous:             0 kB
 8000-9000 rw-p 00000000 00:00 0 [heap]
-Private_Dirty:         0 kB
+Anonymous:             0 kB
 ";
         assert_eq!(clean(smaps, "/bin/x"), [(0x1000, 0x2000), (0x2000, 0x4000)]);
     }
