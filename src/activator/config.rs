@@ -95,6 +95,9 @@ pub struct Own {
     pub waiting_bytes: Option<u32>,
     /// `LOCKKEEPER_WAITING_TIMEOUT`: longest time that a request waits for a pod; default 0, the revision's timeouts alone.
     pub waiting_timeout: Option<Duration>,
+    /// `LOCKKEEPER_RETRY_LOST`: whether a request without a body whose method is idempotent goes to another pod, once, when
+    /// its pod goes away before a byte of the response; default true.
+    pub retry_lost: bool,
     /// `LOCKKEEPER_CONNECT_TIMEOUT`: longest time for TCP to connect to a pod; default 1 s.
     pub connect_timeout: Duration,
     /// `LOCKKEEPER_HANDSHAKE_TIMEOUT`: longest time for a TLS handshake with a pod; default 5 s.
@@ -194,6 +197,7 @@ impl Own {
         let queue_depth = read.or("LOCKKEEPER_QUEUE_DEPTH", 10_000, value::count);
         let waiting_bytes = read.or("LOCKKEEPER_WAITING_BYTES", None, |v| value::bytes(v).map(Some));
         let waiting_timeout = read.or("LOCKKEEPER_WAITING_TIMEOUT", None, duration_or_off);
+        let retry_lost = read.or("LOCKKEEPER_RETRY_LOST", true, value::bool);
         let connect = read.or("LOCKKEEPER_CONNECT_TIMEOUT", Duration::from_secs(1), positive_duration);
         let handshake = read.or("LOCKKEEPER_HANDSHAKE_TIMEOUT", Duration::from_secs(5), positive_duration);
         let upstream_idle = read.or("LOCKKEEPER_UPSTREAM_IDLE_TIMEOUT", Duration::from_secs(90), value::duration);
@@ -227,6 +231,7 @@ impl Own {
             queue_depth: queue_depth?,
             waiting_bytes: waiting_bytes?,
             waiting_timeout: waiting_timeout?,
+            retry_lost: retry_lost?,
             connect_timeout: connect?,
             handshake_timeout: handshake?,
             upstream_idle_timeout: upstream_idle?,

@@ -187,6 +187,7 @@ async fn start<E: Env + Clone + 'static>(config: Config, env: &E, flags: &Flags)
         pools: pool_settings(&config, workers),
         pokes,
         waiting_timeout: config.own.waiting_timeout,
+        retry_lost: config.own.retry_lost,
         queue_tls_port: config.own.queue_tls_port,
         http: crate::http::server::Settings {
             header_bytes: config.own.max_header_bytes as usize,

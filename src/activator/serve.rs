@@ -51,6 +51,8 @@ pub struct Shared {
     pub pokes: UnboundedSender<Poke>,
     /// Longest time that a request waits for a pod.
     pub waiting_timeout: Option<Duration>,
+    /// Whether requests that are lost with their pod go to another one, where that is safe.
+    pub retry_lost: bool,
     /// The port on which queues speak TLS.
     pub queue_tls_port: u16,
     /// HTTP limits.
@@ -87,6 +89,7 @@ pub fn on_worker(shared: &Arc<Shared>, index: usize) -> impl Serve + use<> {
         shared.pokes.clone(),
         shared.metrics.clone(),
         shared.waiting_timeout,
+        shared.retry_lost,
         shared.queue_tls_port,
     );
     let connections = Rc::new(Connections::default());

@@ -41,6 +41,8 @@ pub struct Worker {
     pub metrics: Arc<Metrics>,
     /// Longest time that a request waits for a pod, beside the revision's own limits.
     pub waiting_timeout: Option<Duration>,
+    /// Whether requests that are lost with their pod go to another one, where that is safe.
+    pub retry_lost: bool,
     /// The port on which queues speak TLS.
     pub queue_tls_port: u16,
     locals: RefCell<HashMap<u64, Rc<Local>>>,
@@ -79,6 +81,7 @@ impl Worker {
         pokes: UnboundedSender<Poke>,
         metrics: Arc<Metrics>,
         waiting_timeout: Option<Duration>,
+        retry_lost: bool,
         queue_tls_port: u16,
     ) -> Rc<Self> {
         Rc::new(Self {
@@ -90,6 +93,7 @@ impl Worker {
             pokes,
             metrics,
             waiting_timeout,
+            retry_lost,
             queue_tls_port,
             locals: RefCell::default(),
             timers: RefCell::default(),

@@ -95,8 +95,8 @@ impl Http1 {
         }
     }
 
-    /// Begins an exchange. The connection must be usable: fresh, or [`Self::is_usable`].
-    pub fn begin(&mut self, request: http::Request<Outbound>) {
+    /// Begins an exchange, and returns the request's head. The connection must be usable: fresh, or [`Self::is_usable`].
+    pub fn begin(&mut self, request: http::Request<Outbound>) -> http::request::Parts {
         let (head, body) = request.into_parts();
         self.head_only = head.method == Method::HEAD;
         let ended = body.is_end_stream();
@@ -127,6 +127,7 @@ impl Http1 {
         out.extend_from_slice(b"\r\n");
         self.flushed = false;
         self.body = if ended { None } else { Some(body) };
+        head
     }
 
     /// The response's head, once it has come.

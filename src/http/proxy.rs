@@ -47,7 +47,7 @@ impl Proxy {
         Box::pin(async move {
             prepared.send(&pool).await.map_err(|failure| match failure {
                 Failure::Unreached(_, error) => unreached(error),
-                Failure::Taken(cause) => cause,
+                Failure::Lost(_, cause) | Failure::Taken(cause) => cause,
             })
         })
     }
@@ -78,6 +78,8 @@ pub enum ForwardedFor {
 pub enum Failure {
     /// There was no connection: no byte of the request was taken, and it may go elsewhere.
     Unreached(Box<Prepared>, Unreached),
+    /// The connection ended before a byte of the response to a request that may be sent again ([`Prepared::kept`]).
+    Lost(Box<Prepared>, Cause),
     /// The request was or may have been taken.
     Taken(Cause),
 }
@@ -102,6 +104,7 @@ struct Hop {
     /// It says its length.
     length: bool,
     replay: bool,
+    keep: bool,
 }
 
 impl Prepared {
@@ -161,7 +164,15 @@ impl Prepared {
         let replay = replay == Replay::Any || (ended && is_idempotent(&head));
         let length = has.any(Has::LENGTH);
         let request = http::Request::from_parts(head, Outbound::new(body, call.clone(), expects));
-        Ok(Self { request, hop: Hop { call, authority, path, upgrade, no_host, ended, length, replay } })
+        Ok(Self { request, hop: Hop { call, authority, path, upgrade, no_host, ended, length, replay, keep: false } })
+    }
+
+    /// It comes back as [`Failure::Lost`] when its upstream goes away before a byte of the response, if doing it twice is
+    /// the same as doing it once (RFC 9110 section 9.2.2) and it has no body.
+    #[must_use]
+    pub fn kept(mut self) -> Self {
+        self.hop.keep = self.hop.ended && self.hop.upgrade.is_none() && self.request.method().is_idempotent();
+        self
     }
 
     /// Whether it asks for another protocol: then only HTTP/1.1 can carry it.
@@ -211,7 +222,7 @@ impl Prepared {
                 Ok(lease) => lease,
                 Err(error) => return Err(Failure::Unreached(Box::new(Self { request, hop }), error)),
             };
-            match lease.send(request, &hop.call, hop.replay).await {
+            match lease.send(request, &hop.call, hop.replay, hop.keep).await {
                 Ok((response, lease)) => return hop.answer_h1(response, lease).map_err(Failure::Taken),
                 Err(Failed::Unsent(unsent)) if again => {
                     request = *unsent;
@@ -219,6 +230,10 @@ impl Prepared {
                 }
                 Err(Failed::Unsent(unsent)) => {
                     return Err(Failure::Unreached(Box::new(Self { request: *unsent, hop }), closed()));
+                }
+                Err(Failed::Lost(lost, error)) => {
+                    let prepared = Box::new(Self { request: *lost, hop });
+                    return Err(Failure::Lost(prepared, exchange(Failed::Exchange(error))));
                 }
                 Err(failed) => return Err(Failure::Taken(exchange(failed))),
             }
@@ -243,7 +258,7 @@ impl Prepared {
                 Ok(stream) => stream,
                 Err(error) => return Err(Failure::Unreached(Box::new(Self { request, hop }), error)),
             };
-            match stream.send(request, &hop.call).await {
+            match stream.send(request, &hop.call, hop.keep).await {
                 Ok((response, counted)) => {
                     pool.speaks_h2();
                     let (mut head, received) = response.into_parts();
@@ -261,6 +276,10 @@ impl Prepared {
                 }
                 Err(Failed::Unsent(unsent)) => {
                     break Failure::Unreached(Box::new(Self { request: *unsent, hop }), closed());
+                }
+                Err(Failed::Lost(lost, error)) => {
+                    let prepared = Box::new(Self { request: *lost, hop });
+                    break Failure::Lost(prepared, exchange(Failed::Exchange(error)));
                 }
                 Err(failed) => break Failure::Taken(exchange(failed)),
             }
@@ -378,7 +397,7 @@ fn exchange(failed: Failed) -> Cause {
         Failed::Exchange(Broken::Upstream(Fault::Eof)) => Cause::UpstreamEof,
         Failed::Exchange(Broken::Upstream(fault @ Fault::Malformed(_))) => Cause::UpstreamMalformed(Some(fault)),
         Failed::Exchange(error @ Broken::Upstream(Fault::ShortBody)) => Cause::RequestBody(error),
-        Failed::Exchange(error) => Cause::UpstreamReset(error),
+        Failed::Exchange(error) | Failed::Lost(_, error) => Cause::UpstreamReset(error),
         Failed::RequestBody(error) => Cause::RequestBody(error),
         Failed::Unsent(_) => unreached(closed()),
     }

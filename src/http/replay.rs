@@ -30,6 +30,8 @@ pub struct Exchange {
     pub replayable: Cell<bool>,
     /// No byte of the response has come.
     pub awaiting: Cell<bool>,
+    /// A byte came since the request began, be it of an interim response.
+    pub heard: Cell<bool>,
     /// The request under way.
     pub call: RefCell<Option<Rc<Call>>>,
     /// The trust generation that verified the peer; 0 in plaintext.
@@ -149,6 +151,7 @@ impl AsyncRead for Upstream {
                 }
                 return Poll::Ready(read);
             }
+            this.exchange.heard.set(true);
             if this.held.is_empty() && Interim::look(got) == Interim::No {
                 this.response_began();
                 return Poll::Ready(Ok(()));

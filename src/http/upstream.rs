@@ -121,6 +121,9 @@ pub struct Lease {
 pub enum Failed {
     /// The connection ended before it took the request, which is here again.
     Unsent(Box<http::Request<Outbound>>),
+    /// The connection ended before a byte of the response to a request that was to be kept, which is here again. It was
+    /// or may have been taken.
+    Lost(Box<http::Request<Outbound>>, Broken),
     /// The exchange failed; the request was or may have been sent.
     Exchange(Broken),
     /// The request's body could not be read; the exchange was given up.
@@ -349,6 +352,7 @@ impl Pool {
 
 impl Stream {
     /// Sends a request. What is returned beside the response counts the stream, and belongs to the response's body.
+    /// With `keep`, one without a body comes back if the connection ends first.
     ///
     /// # Errors
     /// No response on it.
@@ -356,6 +360,7 @@ impl Stream {
         self,
         request: http::Request<Outbound>,
         call: &Rc<Call>,
+        keep: bool,
     ) -> Result<(http::Response<Received>, Counted), Failed> {
         let Self { mut send, closed, counted } = self;
         if std::future::poll_fn(|cx| send.poll_ready(cx)).await.is_err() {
@@ -364,21 +369,28 @@ impl Stream {
         }
         let (head, body) = request.into_parts();
         let ended = body.is_end_stream();
+        let mut kept = (keep && ended).then(|| Box::new((head.clone(), Outbound::none(call.clone()))));
         let sent = send.send_request(http::Request::from_parts(head, ()), ended);
         drop(send);
-        let (mut response, to) = sent.map_err(|error| Failed::Exchange(error.into()))?;
+        let (mut response, to) = match sent {
+            Ok(sent) => sent,
+            Err(error) => return Err(lost(error, kept)),
+        };
         let mut pump = if ended { None } else { Some(Pump::new(to, body)) };
         let response = std::future::poll_fn(|cx| {
             let final_one = loop {
                 match response.poll_informational(cx) {
-                    Poll::Ready(Some(Ok(interim))) => call.interim_h2(interim),
-                    Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(Failed::Exchange(error.into()))),
+                    Poll::Ready(Some(Ok(interim))) => {
+                        kept = None;
+                        call.interim_h2(interim);
+                    }
+                    Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(lost(error, kept.take()))),
                     Poll::Ready(None) => break true,
                     Poll::Pending => break false,
                 }
             };
             if final_one && let Poll::Ready(response) = Pin::new(&mut response).poll(cx) {
-                return Poll::Ready(response.map_err(|error| Failed::Exchange(error.into())));
+                return Poll::Ready(response.map_err(|error| lost(error, kept.take())));
             }
             match pump.as_mut().map(|pump| pump.poll(cx)) {
                 Some(Poll::Ready(Err(Stopped::Body(error)))) => return Poll::Ready(Err(Failed::RequestBody(error))),
@@ -394,6 +406,19 @@ impl Stream {
             tokio::task::spawn_local(std::future::poll_fn(move |cx| pump.poll(cx).map(drop)));
         }
         Ok((response.map(Received::new), counted))
+    }
+}
+
+/// A stream failed before its response: the connection's end gives back what was kept, the peer's word on this stream
+/// does not, except that it did nothing with it (RFC 9113 section 8.7).
+fn lost(error: h2::Error, kept: Option<Box<(http::request::Parts, Outbound)>>) -> Failed {
+    let untouched = error.reason() == Some(h2::Reason::REFUSED_STREAM);
+    match kept {
+        Some(kept) if error.is_io() || error.is_go_away() || untouched => {
+            let (head, body) = *kept;
+            Failed::Lost(Box::new(http::Request::from_parts(head, body)), error.into())
+        }
+        _ => Failed::Exchange(error.into()),
     }
 }
 
@@ -413,7 +438,8 @@ impl Lease {
     }
 
     /// Sends a request. A 101 answer leaves its connection in `call.connection.tunnel`. With `replay`, the request goes
-    /// out once more on a fresh connection if this one, reused, ends before a byte of the response.
+    /// out once more on a fresh connection if this one, reused, ends before a byte of the response. With `keep`, one
+    /// without a body comes back if there is no other connection either, or the fresh one ends as well.
     ///
     /// # Errors
     /// No response on it.
@@ -422,16 +448,29 @@ impl Lease {
         request: http::Request<Outbound>,
         call: &Rc<Call>,
         replay: bool,
+        keep: bool,
     ) -> Result<(http::Response<()>, Self), Failed> {
         let Some(h1) = self.h1.as_mut() else { return Err(Failed::Unsent(Box::new(request))) };
         h1.exchange.replayable.set(self.reused && replay);
         h1.exchange.awaiting.set(true);
         *h1.exchange.call.borrow_mut() = Some(call.clone());
-        h1.http.begin(request);
-        let response = std::future::poll_fn(|cx| h1.http.poll_response(cx)).await.map_err(|failure| match failure {
-            Failure::Upstream(fault) => Failed::Exchange(fault.into()),
-            Failure::RequestBody(error) => Failed::RequestBody(error),
-        })?;
+        h1.exchange.heard.set(false);
+        let keep = keep && request.body().is_end_stream();
+        let head = h1.http.begin(request);
+        let kept = keep.then(|| Box::new(head));
+        let response = match std::future::poll_fn(|cx| h1.http.poll_response(cx)).await {
+            Ok(response) => response,
+            Err(Failure::RequestBody(error)) => return Err(Failed::RequestBody(error)),
+            Err(Failure::Upstream(fault)) => {
+                return Err(match kept {
+                    Some(head) if !h1.exchange.heard.get() && !matches!(fault, Fault::Malformed(_)) => {
+                        let request = http::Request::from_parts(*head, Outbound::none(call.clone()));
+                        Failed::Lost(Box::new(request), fault.into())
+                    }
+                    _ => Failed::Exchange(fault.into()),
+                });
+            }
+        };
         if response.status() == http::StatusCode::SWITCHING_PROTOCOLS
             && let Some(h1) = self.h1.take()
         {

@@ -3,6 +3,7 @@
 mod autoscaler;
 mod cold_start;
 mod encryption;
+mod lost;
 mod observed;
 mod probes;
 mod request;

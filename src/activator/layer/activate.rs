@@ -1,5 +1,5 @@
 //! The core: a request is counted, waits for a pod that may take it, and is sent there; to another one, if the first
-//! did not take a byte of it.
+//! did not take a byte of it, or went away before a byte of the response where sending twice is safe.
 //!
 //! Order and headers: `pkg/activator/handler/{concurrency_reporter,handler}.go`. What waits holds its headers alone: its
 //! body is not read.
@@ -84,7 +84,10 @@ async fn dispatch(worker: &Worker, local: &Local, request: Request) -> Result<Re
         trace.wait_ended(Instant::now());
     }
     let mut prepared = Prepared::new(addressed(request, local, &worker.network.load()), Replay::Idempotent)?;
-    let mut tries = 0;
+    if worker.retry_lost {
+        prepared = prepared.kept();
+    }
+    let (mut tries, mut lost) = (0, false);
     loop {
         tries += 1;
         let network = worker.network.load_full();
@@ -109,6 +112,22 @@ async fn dispatch(worker: &Worker, local: &Local, request: Request) -> Result<Re
             Err(Failure::Taken(cause)) => {
                 slot.reached();
                 return Err(cause);
+            }
+            Err(Failure::Lost(again, cause)) => {
+                gone(local, &slot, &cause);
+                if slot.is_cluster_ip() {
+                    // One of the pods behind it; the others are as good as before.
+                    drop(slot);
+                } else {
+                    slot.failed(Unusable::Unreachable);
+                }
+                if lost {
+                    return Err(cause);
+                }
+                // Another pod is a new start: it may be gone as well and is only asked to connect.
+                (prepared, lost, tries) = (*again, true, 0);
+                worker.metrics.count(worker.index, Count::Lost);
+                slot = granted(worker, local, revision.throttle.enter_again(cost), call.started).await?;
             }
             Err(Failure::Unreached(untaken, error)) => {
                 told(local, &slot, &error);
@@ -182,6 +201,19 @@ fn addressed(mut request: Request, local: &Local, network: &Network) -> Request 
         headers.insert(names::PASSTHROUGH_LB, HeaderValue::from_static("true"));
     }
     request
+}
+
+/// One line for each pod, not for each request.
+fn gone(local: &Local, slot: &Slot, cause: &Cause) {
+    static TOLD: Throttle = Throttle::every(Duration::from_secs(10));
+    let address = slot.address();
+    if TOLD.allows(&address.to_string()) {
+        tracing::warn!(
+            "knative.dev/key" = local.revision.key.as_str(),
+            error = %cause,
+            "The pod {address} went away with requests and is put aside until it answers a probe"
+        );
+    }
 }
 
 /// One line for each pod and reason, not for each request.

@@ -211,6 +211,11 @@ pub(super) fn extras(metrics: &Metrics) -> Vec<Family> {
             "lockkeeper_upstream_retries_total",
             "Requests offered to another pod, since the first took no byte of them.",
         ),
+        count(
+            Count::Lost,
+            "lockkeeper_upstream_lost_total",
+            "Requests that went to another pod, since the first went away before a byte of the response.",
+        ),
         count(Count::ClientLeft, "lockkeeper_client_left_total", "Callers that left before their answer was complete."),
         count(Count::Waited, "lockkeeper_activator_waited_total", "Requests that had to wait for a pod."),
         single(

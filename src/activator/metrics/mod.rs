@@ -100,9 +100,11 @@ pub enum Count {
     ClientLeft,
     /// A request waited for a pod.
     Waited,
+    /// A request went to another pod, since the first went away before a byte of the response.
+    Lost,
 }
 
-const COUNTS: usize = 3;
+const COUNTS: usize = 4;
 /// Causes at most; they are constants of ours.
 const CAUSES: usize = 64;
 

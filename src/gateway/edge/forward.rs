@@ -79,7 +79,7 @@ impl Upstreams {
                     }
                     return Ok(response);
                 }
-                Err(Failure::Taken(cause)) => return Err(at_the_edge(cause)),
+                Err(Failure::Lost(_, cause) | Failure::Taken(cause)) => return Err(at_the_edge(cause)),
                 Err(Failure::Unreached(unsent, error)) => {
                     tracing::debug!(upstream = %upstream.address, %error, "an upstream took no connection");
                     self.aside.borrow_mut().insert(upstream.address, Instant::now() + ASIDE);
