@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::config::env::{Env, Reader};
-use crate::config::error::Errors;
+use crate::config::error::{Error, Errors};
 use crate::config::value;
+use crate::gateway::authz::settings::Settings;
 use crate::knative::cluster_domain;
 use crate::knative::ingress::DEFAULT_CLASS;
 
@@ -29,6 +30,8 @@ pub struct Config {
     /// `CERTS_SECRET_NAMESPACE` and `CERTS_SECRET_NAME`: the certificate for hosts without one of their own;
     /// `config-kourier` goes before them.
     pub default_certificate: Option<(String, String)>,
+    /// `KOURIER_EXTAUTHZ_HOST` and its like: who decides about requests; goes before `config-kourier`.
+    pub authorizer: Option<Settings>,
     /// `KOURIER_HTTPOPTION_DISABLED`: a proxy in front redirects, so this one does not; default false.
     pub never_redirect: bool,
     /// Which Secrets are watched.
@@ -110,6 +113,10 @@ impl Config {
         let listen_address = read.or("LOCKKEEPER_LISTEN_ADDRESS", None, |text| value::ip(text).map(Some));
         let worker_threads = read.or("WORKER_THREADS", None, |text| value::count(text).map(Some));
         let cluster_domain = cluster_domain::find(env);
+        let authorizer = Settings::of_environment(env).unwrap_or_else(|mistake| {
+            read.mistake(Error::Fatal { message: "External authorisation", error: mistake.to_string() });
+            None
+        });
         read.finish(|| {
             Some(Self {
                 system_namespace: system,
@@ -119,6 +126,7 @@ impl Config {
                 external_service,
                 internal_service,
                 default_certificate,
+                authorizer,
                 never_redirect: never_redirect?,
                 secrets: secrets?.unwrap_or(if labelled? { Secrets::Labelled } else { Secrets::Needed }),
                 drain_time: Duration::from_secs(u64::try_from(drain?).unwrap_or(0)),

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 
+use super::authz::check::Authorizer;
 use super::backends::UNSETTLED;
 use super::certificates::Side;
 use super::config::{Config, Secrets};
@@ -224,6 +225,11 @@ impl Control {
         }
         for key in &kourier.ignored {
             tracing::warn!("config-kourier: {key} does nothing here");
+        }
+        let wanted = self.config.authorizer.clone().or_else(|| kourier.authorizer.clone());
+        if self.live.authorizer.load().as_ref().map(|authorizer| &authorizer.settings) != wanted.as_ref() {
+            let authorizer = wanted.map(|settings| Arc::new(Authorizer::new(settings, &self.live.trust)));
+            self.live.authorizer.store(authorizer);
         }
         self.live.settings.store(kourier.clone());
         let external = kourier.default_certificate.clone().or_else(|| self.config.default_certificate.clone());

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::config::value;
 use crate::gateway::access_log::{self, Template};
+use crate::gateway::authz;
 use crate::knative::config_map::Invalid;
 
 /// Name of the ConfigMap in the system namespace.
@@ -36,6 +37,8 @@ pub struct Kourier {
     pub listen_addresses: Vec<IpAddr>,
     /// Whether responses keep the application's `Server` header.
     pub keep_server_header: bool,
+    /// The service that decides about requests, if there is one.
+    pub authorizer: Option<authz::settings::Settings>,
     /// Keys that are known and not acted upon, to be named in the log.
     pub ignored: Vec<&'static str>,
 }
@@ -53,28 +56,27 @@ impl Default for Kourier {
             cipher_suites: Vec::new(),
             listen_addresses: Vec::new(),
             keep_server_header: false,
+            authorizer: None,
             ignored: Vec::new(),
         }
     }
 }
 
 /// Keys that Kourier knows and that do nothing here.
-const IGNORED: &[&str] = &[
-    "enable-cryptomb",
-    "extauthz-host",
-    "extauthz-protocol",
-    "extauthz-failure-mode-allow",
-    "extauthz-max-request-body-bytes",
-    "extauthz-timeout",
-    "extauthz-path-prefix",
-    "extauthz-pack-as-bytes",
-    "tracing-endpoint",
-    "tracing-protocol",
-    "tracing-sampling-rate",
-    "tracing-service-name",
-];
+const IGNORED: &[&str] =
+    &["enable-cryptomb", "tracing-endpoint", "tracing-protocol", "tracing-sampling-rate", "tracing-service-name"];
 
 impl Kourier {
+    /// The defaults, for data that can't be used, but never without the authoriser that it speaks of: until the mistake
+    /// is repaired, that one decides, or nothing is allowed.
+    #[must_use]
+    pub fn without_mistakes(data: &BTreeMap<String, String>) -> Self {
+        let text = |key: &str| data.get(key).map(|value| value.trim()).filter(|value| !value.is_empty());
+        let authorizer = authz::settings::Settings::of_config_map(text);
+        let authorizer = authorizer.unwrap_or_else(|_| Some(authz::settings::Settings::unknown()));
+        Self { authorizer, ..Self::default() }
+    }
+
     /// Reads the ConfigMap's data.
     ///
     /// # Errors
@@ -129,6 +131,7 @@ impl Kourier {
             cipher_suites: list(text("cipher-suites")).map(str::to_owned).collect(),
             listen_addresses,
             keep_server_header: boolean("disable-envoy-server-header", false)?,
+            authorizer: authz::settings::Settings::of_config_map(text)?,
             ignored: IGNORED.iter().copied().filter(|key| text(key).is_some_and(|value| value != "false")).collect(),
         })
     }

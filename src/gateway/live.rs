@@ -2,8 +2,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 
+use super::authz::check::Authorizer;
 use super::backends::Backend;
 use super::kourier::Kourier;
 use super::route::table::Table;
@@ -20,6 +21,8 @@ pub struct Live {
     pub routes: ArcSwap<Routes>,
     /// `config-kourier`.
     pub settings: ArcSwap<Kourier>,
+    /// Who decides about requests, if anybody does.
+    pub authorizer: ArcSwapOption<Authorizer>,
     /// Certificates of external hosts.
     pub external: Arc<Resolver>,
     /// Certificates of cluster-local hosts.
@@ -47,6 +50,7 @@ impl Live {
         Arc::new(Self {
             routes: ArcSwap::default(),
             settings: ArcSwap::default(),
+            authorizer: ArcSwapOption::default(),
             external: Resolver::new(),
             internal: Resolver::new(),
             connector,

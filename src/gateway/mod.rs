@@ -5,6 +5,7 @@
 //! connections on the [`listeners`] and sends requests through [`edge`].
 pub mod access_log;
 pub mod admin;
+pub mod authz;
 pub mod backends;
 pub mod certificates;
 pub mod config;

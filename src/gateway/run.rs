@@ -1,8 +1,11 @@
 //! Starting the gateway: settings, objects, listeners, workers, and leaving.
+use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::io;
 use std::net::IpAddr;
 use std::process::ExitCode;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -175,7 +178,7 @@ async fn serving(
     source.check_version("v1.0.0").await.map_err(|error| Fatal::new("the API server", error))?;
     let system = &config.system_namespace;
     let network = settings(source, system, network::NAME, Network::parse).await;
-    let kourier = settings(source, system, kourier::NAME, Kourier::parse).await;
+    let kourier = settings(source, system, kourier::NAME, kourier_at_start()).await;
     let certificates = Certificates::follow(source, system, identity, trust);
     certificates.synced().await;
     let addresses = match config.listen_address {
@@ -244,6 +247,24 @@ async fn follow_tls(
     }
 }
 
+/// A ConfigMap's data.
+type Data = BTreeMap<String, String>;
+
+/// Reads `config-kourier`. A mistake at the start leaves the defaults and the authoriser; later ones leave what was before.
+fn kourier_at_start() -> impl Fn(&Data) -> Result<Kourier, config_map::Invalid> + Clone + 'static {
+    let first = Rc::new(Cell::new(true));
+    move |data| match Kourier::parse(data) {
+        Err(mistake) if first.replace(false) => {
+            tracing::warn!("{}: {mistake}: the defaults are used until then", kourier::NAME);
+            Ok(Kourier::without_mistakes(data))
+        }
+        parsed => {
+            first.set(false);
+            parsed
+        }
+    }
+}
+
 /// A ConfigMap's settings as they are now.
 struct Followed<T> {
     now: watch::Receiver<Arc<T>>,
@@ -255,10 +276,10 @@ async fn settings<T: Default + Send + Sync + 'static>(
     source: &Source,
     namespace: &str,
     name: &'static str,
-    parse: fn(&std::collections::BTreeMap<String, String>) -> Result<T, config_map::Invalid>,
+    parse: impl Fn(&Data) -> Result<T, config_map::Invalid> + Clone + 'static,
 ) -> Followed<T> {
     let (publish, now) = watch::channel(Arc::new(T::default()));
-    let started = config_map::Settings::start(source, namespace, name, parse);
+    let started = config_map::Settings::start(source, namespace, name, parse.clone());
     let first = match tokio::time::timeout(SETTINGS_TIME, started).await {
         Ok(Ok(settings)) => Some(settings),
         Ok(Err(unusable)) => {
@@ -279,7 +300,7 @@ async fn settings<T: Default + Send + Sync + 'static>(
             Some(settings) => settings,
             None => loop {
                 tokio::time::sleep(SETTINGS_PAUSE).await;
-                if let Ok(settings) = config_map::Settings::start(&source, &namespace, name, parse).await {
+                if let Ok(settings) = config_map::Settings::start(&source, &namespace, name, parse.clone()).await {
                     tracing::info!("{name} is there");
                     break settings;
                 }

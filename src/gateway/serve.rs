@@ -5,16 +5,21 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::header::{self, HeaderValue};
+use http::header;
+use http_body::Body as _;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
+use super::authz;
+use super::authz::check::{Authorizer, Verdict};
+use super::backends::Backend;
 use super::edge::decide::{self, Decision};
 use super::edge::forward::Upstreams;
 use super::edge::observe::{self, Counts};
 use super::listeners;
 use super::live::Live;
+use super::route::Route;
 use crate::http::call::Connection;
 use crate::http::cause::Cause;
 use crate::http::guide::{Connections, Order};
@@ -27,8 +32,6 @@ use crate::lifecycle::drain::Drain;
 use crate::net::proxy_protocol::{self, Parsed};
 use crate::worker::{Held, PortId, Serve};
 
-/// `x-envoy-upstream-service-time`: milliseconds until the upstream's response began.
-const SERVICE_TIME: http::HeaderName = http::HeaderName::from_static("x-envoy-upstream-service-time");
 /// How long the header of the PROXY protocol may take.
 const PROXY_TIME: Duration = Duration::from_secs(10);
 /// The longest header of the PROXY protocol that is read.
@@ -90,20 +93,26 @@ impl Worker {
         let mut told = observe::Told::new(&self.counts, &settings, &call, &request.head, &host);
         let went = Cell::new(None);
         let random = || self.random();
+        let authorizer = self.live.authorizer.load_full();
+        let authorizer = authorizer.filter(|_| !authz::is_probe(&mut request.head, request.body.is_end_stream()));
         let decided = decide::decide(&self.live, &call.connection, &mut request.head, &host, random);
         let result = match decided {
             Err(cause) => Err(cause),
             Ok(Decision::Answer(response)) => Ok(response),
-            Ok(Decision::Forward(backend)) => {
+            Ok(Decision::Forward(backend, route)) => {
                 told.goes_to(&backend);
-                let began = Instant::now();
                 let timers = self.timers(settings.stream_idle_timeout);
-                let sent = self.upstreams.send(request, &backend, random, &went);
-                Timed::new(sent, call.started, timers).await.map(|mut response| {
-                    let headers = response.headers_mut();
-                    headers.insert(SERVICE_TIME, milliseconds(began.elapsed()));
-                    response
-                })
+                match authorizer.filter(|_| !route.is_acme()) {
+                    None => {
+                        let sent = self.upstreams.send(request, &backend, random, &went);
+                        Timed::new(sent, call.started, timers).await
+                    }
+                    Some(authorizer) => {
+                        // In a box, so that requests without an authoriser do not carry its state.
+                        let sent = Box::pin(self.authorized(&authorizer, request, &host, &route, &backend, &went));
+                        Timed::new(sent, call.started, timers).await
+                    }
+                }
             }
         };
         match result {
@@ -117,6 +126,30 @@ impl Worker {
             Err(cause) => {
                 told.failed(&cause, &went);
                 Err(cause)
+            }
+        }
+    }
+
+    /// Sends a request on if the authoriser lets it pass.
+    async fn authorized(
+        &self,
+        authorizer: &Authorizer,
+        mut request: Request,
+        host: &str,
+        route: &Route<Arc<Backend>>,
+        backend: &Backend,
+        went: &Cell<Option<SocketAddr>>,
+    ) -> Result<Response, Cause> {
+        let address = async {
+            let ip = self.upstreams.look_up(&authorizer.name).await.ok()?;
+            Some(SocketAddr::new(ip, authorizer.settings.port))
+        };
+        match authorizer.check(&mut request, host, route, address, self.upstreams.pools()).await? {
+            Verdict::Denied(response) => Ok(*response),
+            Verdict::Allowed(set) => {
+                let mut response = self.upstreams.send(request, backend, || self.random(), went).await?;
+                set.iter().for_each(|option| option.apply(response.headers_mut()));
+                Ok(response)
             }
         }
     }
@@ -144,10 +177,6 @@ impl Worker {
 fn seed(index: usize) -> u64 {
     use std::hash::{BuildHasher as _, RandomState};
     RandomState::new().hash_one(index)
-}
-
-fn milliseconds(time: Duration) -> HeaderValue {
-    HeaderValue::from(u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
 }
 
 struct Heard;

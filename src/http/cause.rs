@@ -92,6 +92,9 @@ pub enum Cause {
     /// The connection's certificate is not one for this host (RFC 9110 section 15.5.20).
     #[error("this connection is not for this host")]
     Misdirected,
+    /// The service that decides about requests gave no decision.
+    #[error("no decision about this request")]
+    Undecided(&'static str),
     /// A protocol that is not passed on.
     #[error("this upgrade is not allowed")]
     UpgradeRefused,
@@ -150,7 +153,7 @@ impl Cause {
             Self::Probe(status, _) => *status,
             Self::NotFound(_) | Self::NoRoute(_) => StatusCode::NOT_FOUND,
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
-            Self::UpgradeRefused => StatusCode::FORBIDDEN,
+            Self::UpgradeRefused | Self::Undecided(_) => StatusCode::FORBIDDEN,
             Self::NoUpstream(_) | Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Timeout { .. } => StatusCode::GATEWAY_TIMEOUT,
         }
@@ -183,7 +186,7 @@ impl Cause {
             Self::Timeout { timer: Timer::Idle, .. } => "timeout_idle",
             Self::Timeout { timer: Timer::Waiting, .. } => "timeout_waiting",
             Self::NotFound(_) => "not_found",
-            Self::NoRoute(token) | Self::NoUpstream(token) => token,
+            Self::NoRoute(token) | Self::NoUpstream(token) | Self::Undecided(token) => token,
             Self::Misdirected => "misdirected",
             Self::UpgradeRefused => "upgrade_refused",
             Self::Unavailable(inner) => inner.token(),
@@ -197,6 +200,7 @@ impl Cause {
             Self::Timeout { .. } => "4",
             Self::NotFound(_) | Self::NoRoute(_) => "12",
             Self::QueueFull | Self::Overload { .. } => "8",
+            Self::Undecided(_) => "7",
             Self::BadRequest(_) | Self::Expectation | Self::Coding | Self::Connect => "3",
             _ => "14",
         }
@@ -208,7 +212,7 @@ impl Cause {
             Self::Probe(_, text) => text.clone(),
             Self::Timeout { .. } => self.to_string(),
             // Empty as Envoy's 404, and as the Go queue's: whoever asks looks at the status alone.
-            Self::NoRoute(_) | Self::NotReady => String::new(),
+            Self::NoRoute(_) | Self::NotReady | Self::Undecided(_) => String::new(),
             _ => format!("{self}\n"),
         }
     }

@@ -1,5 +1,6 @@
 //! Bodies as they come in, of either protocol, and how a connection breaks.
 
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -29,8 +30,29 @@ pub enum Inbound {
     Http1(Incoming),
     /// By HTTP/2.
     Http2(Received),
+    /// Some of it was read before it is sent on.
+    Ahead(Box<Ahead>),
     /// There is none.
     None,
+}
+
+/// Frames that were read, and what follows them.
+pub struct Ahead {
+    /// In the order in which they came.
+    pub read: VecDeque<Frame<Bytes>>,
+    /// What is still to come.
+    pub rest: Inbound,
+}
+
+impl Inbound {
+    /// A body that is there whole.
+    #[must_use]
+    pub fn whole(bytes: Bytes) -> Self {
+        if bytes.is_empty() {
+            return Self::None;
+        }
+        Self::Ahead(Box::new(Ahead { read: VecDeque::from([Frame::data(bytes)]), rest: Self::None }))
+    }
 }
 
 impl Body for Inbound {
@@ -41,6 +63,10 @@ impl Body for Inbound {
         match &mut *self {
             Self::Http1(incoming) => Pin::new(incoming).poll_frame(cx).map_err(Broken::Http1),
             Self::Http2(received) => received.poll_frame(cx).map_err(Broken::Http2),
+            Self::Ahead(ahead) => match ahead.read.pop_front() {
+                Some(frame) => Poll::Ready(Some(Ok(frame))),
+                None => Pin::new(&mut ahead.rest).poll_frame(cx),
+            },
             Self::None => Poll::Ready(None),
         }
     }
@@ -49,6 +75,7 @@ impl Body for Inbound {
         match self {
             Self::Http1(incoming) => incoming.is_end_stream(),
             Self::Http2(received) => received.is_end_stream(),
+            Self::Ahead(ahead) => ahead.read.is_empty() && ahead.rest.is_end_stream(),
             Self::None => true,
         }
     }
@@ -57,6 +84,14 @@ impl Body for Inbound {
         match self {
             Self::Http1(incoming) => incoming.size_hint(),
             Self::Http2(received) if !received.is_end_stream() => SizeHint::default(),
+            Self::Ahead(ahead) => {
+                let read: usize = ahead.read.iter().filter_map(Frame::data_ref).map(Bytes::len).sum();
+                let trailers = ahead.read.iter().any(Frame::is_trailers);
+                match ahead.rest.size_hint().exact() {
+                    Some(rest) if !trailers => SizeHint::with_exact(rest.saturating_add(read as u64)),
+                    _ => SizeHint::default(),
+                }
+            }
             Self::Http2(_) | Self::None => SizeHint::with_exact(0),
         }
     }

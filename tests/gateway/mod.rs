@@ -1,5 +1,6 @@
 //! The gateway role against the contract of Knative's ingress: real listeners, real upstreams, objects from a directory
 //! of manifests or from an API server.
+mod authz;
 mod harness;
 mod routing;
 mod tls;

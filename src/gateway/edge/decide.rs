@@ -26,8 +26,8 @@ const MOST_REWRITES: usize = 4;
 pub enum Decision {
     /// It is answered here.
     Answer(Response),
-    /// It goes to this backend; its headers are set.
-    Forward(Arc<Backend>),
+    /// It takes this route to this backend, which another route may have led to; its headers are set.
+    Forward(Arc<Backend>, Arc<Route<Arc<Backend>>>),
 }
 
 /// The host that a request is for, port and case as they came.
@@ -67,7 +67,8 @@ pub fn decide(
     {
         return Err(Cause::UpgradeRefused);
     }
-    let mut route = Arc::clone(route);
+    let taken = Arc::clone(route);
+    let mut route = taken.clone();
     for _ in 0..MOST_REWRITES {
         if head.headers.get(&names::NETWORK_HASH).is_some_and(|hash| hash == names::HASH_OVERRIDE) {
             head.headers.insert(names::NETWORK_HASH, route.origin.hash.clone());
@@ -76,11 +77,13 @@ pub fn decide(
         for (name, value) in &share.set {
             head.headers.insert(name, value.clone());
         }
-        let Some(rewritten) = &route.rewrite_host else { return Ok(Decision::Forward(share.backend.clone())) };
+        let Some(rewritten) = &route.rewrite_host else {
+            return Ok(Decision::Forward(share.backend.clone(), taken));
+        };
         set_host(head, rewritten);
         let leads_back = matches!(&share.backend.state().place, Place::Name(name, _) if **name == *live.own_name);
         if !leads_back {
-            return Ok(Decision::Forward(share.backend.clone()));
+            return Ok(Decision::Forward(share.backend.clone(), taken));
         }
         // The next hop would be this very gateway: the way goes on here, without another connection, and with the
         // encryption of the route that it leads to.

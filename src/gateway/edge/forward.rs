@@ -25,6 +25,8 @@ const ASIDE: Duration = Duration::from_secs(5);
 /// How long a name that was looked up is taken for known (Envoy's `dns_refresh_rate`).
 const NAME_TIME: Duration = Duration::from_secs(5);
 
+/// Milliseconds until the upstream's response began.
+const SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const X_EXTERNAL_ADDRESS: HeaderName = HeaderName::from_static("x-envoy-external-address");
@@ -64,6 +66,7 @@ impl Upstreams {
         // Nothing but HTTP/1.1 carries an upgrade to servers that don't know extended CONNECT.
         let h2 = state.protocol == Protocol::Http2 && !prepared.is_upgrade();
         let mut last = Cause::NoUpstream("no_endpoints");
+        let began = Instant::now();
         for upstream in candidates.iter().take(TRIES) {
             let tls = upstream.expected.clone().map(|expected| Tls {
                 connector: self.live.connector.clone(),
@@ -73,7 +76,9 @@ impl Upstreams {
             went.set(Some(upstream.address));
             let pool = self.pools.pool(upstream.address, tls.as_ref());
             match prepared.send_over(&pool, h2).await {
-                Ok(response) => {
+                Ok(mut response) => {
+                    let time = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+                    response.headers_mut().insert(SERVICE_TIME, HeaderValue::from(time));
                     if !self.aside.borrow().is_empty() {
                         self.aside.borrow_mut().remove(&upstream.address);
                     }
@@ -121,7 +126,17 @@ impl Upstreams {
         }
     }
 
-    async fn look_up(&self, name: &Arc<str>) -> Result<std::net::IpAddr, Cause> {
+    /// The connections.
+    #[must_use]
+    pub fn pools(&self) -> &Pools {
+        &self.pools
+    }
+
+    /// The first address of a name, for five seconds.
+    ///
+    /// # Errors
+    /// It has none.
+    pub async fn look_up(&self, name: &Arc<str>) -> Result<std::net::IpAddr, Cause> {
         let now = Instant::now();
         if let Some((until, ip)) = self.names.borrow().get(name)
             && *until > now

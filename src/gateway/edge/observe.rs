@@ -94,6 +94,7 @@ impl Told {
     /// Ties itself to a response.
     pub fn answered(mut self, response: &mut Response, went: &Cell<Option<SocketAddr>>) {
         self.status = response.status().as_u16();
+        self.cause = self.call.cause.get();
         if let (Some(line), Some(template)) = (&mut self.log, &self.settings.access_log) {
             line.response = template.response_headers(response.headers());
             line.upstream = went.get();
@@ -155,6 +156,8 @@ fn flags(token: &str) -> &'static str {
         "upstream_malformed" | "upstream_switch" => "UPE",
         "no_service" | "no_endpoints" | "name_unknown" => "UH",
         "timeout_idle" => "SI",
+        "denied" => "UAEX",
+        _ if token.starts_with("authorizer_") => "UAEX",
         _ if token.starts_with("no_route") => "NR",
         _ if token.starts_with("tls_") => "UF",
         _ => "",
