@@ -171,11 +171,13 @@ impl World {
 pub fn free_ip() -> IpAddr {
     static NEXT: AtomicU32 = AtomicU32::new(1);
     let number = NEXT.fetch_add(1, Ordering::SeqCst);
+    // Never the last byte 0.
+    let number = number + (number - 1) / 255;
     let process = std::process::id();
     // Tests may run in several processes at once.
     let [_, _, high, low] = number.to_be_bytes();
     let second = 16 + u8::try_from(process % 200).unwrap();
-    IpAddr::V4(Ipv4Addr::new(127, second, high, low.max(1)))
+    IpAddr::V4(Ipv4Addr::new(127, second, high, low))
 }
 
 /// A pod: an application and its queue.

@@ -242,6 +242,11 @@ impl ApiServer {
         self.change(|state| state.held.insert(plural.to_owned()));
     }
 
+    /// Whether the events of one kind are kept back now.
+    pub fn holds(&self, plural: &str) -> bool {
+        self.state().held.contains(plural)
+    }
+
     /// Lets the events of one kind go.
     pub fn release(&self, plural: &str) {
         self.change(|state| state.held.remove(plural));
