@@ -10,8 +10,7 @@ use crate::local::report::Report;
 use crate::local::topology::{Options, loopback};
 use crate::local::{check, run};
 
-/// Run a sample application behind the queue, and the whole chain of gateway, activator and queue before another one that
-/// the first request starts, with certificates made for them.
+/// Run a sample application behind the queue, and behind the activator that wakes it, with certificates made for them.
 #[derive(Args, Debug)]
 pub struct Command {
     /// Send one round of requests through every listener, say what was verified, and end.

@@ -48,6 +48,8 @@ pub struct Config {
     pub status_dir: Option<PathBuf>,
     /// `WORKER_THREADS`: number of worker threads; default by CPU quota.
     pub worker_threads: Option<u32>,
+    /// `OTEL_EXPORTER_OTLP_CERTIFICATE`: authorities of an `https` collector of traces; default those of the system.
+    pub collector_ca: Option<PathBuf>,
     /// `POD_NAME`: this replica's name in logs.
     pub pod: String,
 }
@@ -98,6 +100,7 @@ impl Config {
         let pod = text("POD_NAME", "");
         let default_certificate = read.non_empty("CERTS_SECRET_NAMESPACE").zip(read.non_empty("CERTS_SECRET_NAME"));
         let status_dir = read.non_empty("LOCKKEEPER_STATUS_DIR").map(PathBuf::from);
+        let collector_ca = read.non_empty("OTEL_EXPORTER_OTLP_CERTIFICATE").map(PathBuf::from);
         let never_redirect = read.or("KOURIER_HTTPOPTION_DISABLED", false, value::bool);
         let labelled = read.or("ENABLE_SECRET_INFORMER_FILTERING_BY_CERT_UID", false, value::bool);
         let secrets = read.or("LOCKKEEPER_WATCH_SECRETS", None, |text| secrets(text).map(Some));
@@ -142,6 +145,7 @@ impl Config {
                 },
                 listen_address: listen_address?,
                 status_dir,
+                collector_ca,
                 worker_threads: worker_threads?,
                 pod,
             })

@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use crate::config::value;
 use crate::gateway::access_log::{self, Template};
-use crate::gateway::authz;
+use crate::gateway::{authz, traces};
 use crate::knative::config_map::Invalid;
+use crate::net::cidr::Cidr;
 
 /// Name of the ConfigMap in the system namespace.
 pub const NAME: &str = "config-kourier";
@@ -39,6 +40,10 @@ pub struct Kourier {
     pub keep_server_header: bool,
     /// The service that decides about requests, if there is one.
     pub authorizer: Option<authz::settings::Settings>,
+    /// Proxies that are believed what they say of their callers, while nobody else is; none: as Kourier does it.
+    pub trusted_proxies: Option<Vec<Cidr>>,
+    /// Where spans go, if requests are traced.
+    pub tracing: Option<traces::Settings>,
     /// Keys that are known and not acted upon, to be named in the log.
     pub ignored: Vec<&'static str>,
 }
@@ -57,14 +62,15 @@ impl Default for Kourier {
             listen_addresses: Vec::new(),
             keep_server_header: false,
             authorizer: None,
+            trusted_proxies: None,
+            tracing: None,
             ignored: Vec::new(),
         }
     }
 }
 
 /// Keys that Kourier knows and that do nothing here.
-const IGNORED: &[&str] =
-    &["enable-cryptomb", "tracing-endpoint", "tracing-protocol", "tracing-sampling-rate", "tracing-service-name"];
+const IGNORED: &[&str] = &["enable-cryptomb"];
 
 impl Kourier {
     /// The defaults, for data that can't be used, but never without the authoriser that it speaks of: until the mistake
@@ -132,9 +138,20 @@ impl Kourier {
             listen_addresses,
             keep_server_header: boolean("disable-envoy-server-header", false)?,
             authorizer: authz::settings::Settings::of_config_map(text)?,
+            trusted_proxies: text("trusted-proxies").map(proxies).transpose()?,
+            tracing: traces::Settings::of_config_map(text)?,
             ignored: IGNORED.iter().copied().filter(|key| text(key).is_some_and(|value| value != "false")).collect(),
         })
     }
+}
+
+/// Blocks of addresses, or `none`.
+fn proxies(text: &str) -> Result<Vec<Cidr>, Invalid> {
+    if text == "none" {
+        return Ok(Vec::new());
+    }
+    let invalid = || Invalid::new("trusted-proxies", text, "none, or addresses such as 192.0.2.1 and 10.0.0.0/8");
+    list(Some(text)).map(|block| block.parse().map_err(|()| invalid())).collect()
 }
 
 fn list(text: Option<&str>) -> impl Iterator<Item = &str> {
@@ -166,7 +183,8 @@ mod tests {
             ("certs-secret-namespace", "certs"),
             ("cipher-suites", "ECDHE-ECDSA-AES128-GCM-SHA256, ECDHE-RSA-AES128-GCM-SHA256"),
             ("listen-ip-addresses", "0.0.0.0, ::"),
-            ("tracing-endpoint", "http://collector:4318"),
+            ("enable-cryptomb", "true"),
+            ("trusted-proxies", "10.0.0.0/8, ::1"),
         ])
         .unwrap();
 
@@ -174,7 +192,9 @@ mod tests {
         assert_eq!(kourier.stream_idle_timeout, Some(Duration::from_secs(50)));
         assert_eq!(kourier.default_certificate, Some(("certs".to_owned(), "default".to_owned())));
         assert_eq!((kourier.cipher_suites.len(), kourier.listen_addresses.len()), (2, 2));
-        assert_eq!(kourier.ignored, ["tracing-endpoint"]);
+        assert_eq!(kourier.trusted_proxies.map(|proxies| proxies.len()), Some(2));
+        assert_eq!(parse(&[("trusted-proxies", "none")]).unwrap().trusted_proxies, Some(Vec::new()));
+        assert_eq!(kourier.ignored, ["enable-cryptomb"]);
     }
 
     #[test]
@@ -184,6 +204,7 @@ mod tests {
             ("stream-idle-timeout", "50"),
             ("trusted-hops-count", "-1"),
             ("listen-ip-addresses", "localhost"),
+            ("trusted-proxies", "10.0.0.0/33"),
             ("service-access-log-template", "%PROTOCOL"),
         ] {
             let error = parse(&[(key, value)]).unwrap_err().to_string();

@@ -8,6 +8,7 @@ use super::authz::check::Authorizer;
 use super::backends::Backend;
 use super::kourier::Kourier;
 use super::route::table::Table;
+use crate::telemetry::trace::Tracer;
 use crate::tls::client::Connector;
 use crate::tls::resolver::Resolver;
 use crate::tls::trust;
@@ -23,6 +24,8 @@ pub struct Live {
     pub settings: ArcSwap<Kourier>,
     /// Who decides about requests, if anybody does.
     pub authorizer: ArcSwapOption<Authorizer>,
+    /// Begins the traces of requests, if they are traced.
+    pub tracer: ArcSwapOption<Tracer>,
     /// Certificates of external hosts.
     pub external: Arc<Resolver>,
     /// Certificates of cluster-local hosts.
@@ -51,6 +54,7 @@ impl Live {
             routes: ArcSwap::default(),
             settings: ArcSwap::default(),
             authorizer: ArcSwapOption::default(),
+            tracer: ArcSwapOption::default(),
             external: Resolver::new(),
             internal: Resolver::new(),
             connector,

@@ -20,5 +20,6 @@ pub mod run;
 pub mod serve;
 pub mod state;
 pub mod status;
+pub mod traces;
 
 pub use run::run;

@@ -25,6 +25,7 @@ use super::serve::{self, Shared};
 use super::status::LoadBalancer;
 use super::status::probe::{Prober, Replicas};
 use super::status::report::{Reporter, Sink};
+use super::traces;
 use crate::config::env::Env;
 use crate::control::listener;
 use crate::http::guide::Order;
@@ -53,6 +54,8 @@ const CONNECT: Duration = Duration::from_secs(2);
 const HANDSHAKE: Duration = Duration::from_secs(5);
 /// How long the last log lines may take.
 const LAST_LINES: Duration = Duration::from_secs(1);
+/// How long the last spans may take.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 /// How often a ConfigMap that was not there is looked for.
 const SETTINGS_PAUSE: Duration = Duration::from_secs(2);
 /// How long the gateway waits for a ConfigMap before it goes on with the defaults.
@@ -144,9 +147,11 @@ async fn start(config: Config, env: &dyn Env, flags: &Flags) -> Result<(), Fatal
         .map_err(|error| Fatal::new(&format!("admin port {}", config.ports.admin), error))?;
     tracing::info!("Starting http server admin:{}", port(&admin));
     let handler = admin::handler(live.clone(), counts, drain.clone(), source.activity().clone());
-    tokio::task::spawn_local(listener::serve(admin, listener::Speaks::Plain, handler, stopped));
+    tokio::task::spawn_local(listener::serve(admin, listener::Speaks::Plain, handler, stopped.clone()));
+    // Whoever has something to send at the end holds a copy of `last_words`.
+    let (last_words, mut all_said) = tokio::sync::mpsc::channel::<()>(1);
 
-    let serving = serving(&config, &source, &live, identity, trust, &running, &closed, tls_now);
+    let serving = serving(&config, &source, &live, identity, trust, &running, &closed, tls_now, (stopped, last_words));
     let mut signals = Signals::new().map_err(|error| Fatal::new("signals", error))?;
     tokio::select! {
         result = serving => result?,
@@ -159,6 +164,7 @@ async fn start(config: Config, env: &dyn Env, flags: &Flags) -> Result<(), Fatal
     });
     leave(&config, &live, &drain, &order, &close, &running).await;
     stop.send_replace(true);
+    let _ = tokio::time::timeout(LAST_WORDS, all_said.recv()).await;
     tracing::info!("Shutdown complete, exiting...");
     Ok(())
 }
@@ -174,11 +180,17 @@ async fn serving(
     running: &Workers,
     closed: &watch::Receiver<bool>,
     tls_now: watch::Sender<(Arc<ServerConfig>, Arc<ServerConfig>)>,
+    (stopped, last_words): (watch::Receiver<bool>, tokio::sync::mpsc::Sender<()>),
 ) -> Result<(), Fatal> {
     source.check_version("v1.0.0").await.map_err(|error| Fatal::new("the API server", error))?;
     let system = &config.system_namespace;
     let network = settings(source, system, network::NAME, Network::parse).await;
     let kourier = settings(source, system, kourier::NAME, kourier_at_start()).await;
+    let traces = traces::follow(kourier.now.clone(), live.clone(), config.collector_ca.clone(), stopped);
+    tokio::task::spawn_local(async move {
+        traces.await;
+        drop(last_words);
+    });
     let certificates = Certificates::follow(source, system, identity, trust);
     certificates.synced().await;
     let addresses = match config.listen_address {

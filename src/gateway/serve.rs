@@ -90,6 +90,9 @@ impl Worker {
         let settings = self.live.settings.load_full();
         let call = request.call.clone();
         let host = decide::authority(&request.head);
+        if let Some(tracer) = &*self.live.tracer.load() {
+            *call.trace.borrow_mut() = Some(tracer.begin(&request.head.headers));
+        }
         let mut told = observe::Told::new(&self.counts, &settings, &call, &request.head, &host);
         let went = Cell::new(None);
         let random = || self.random();

@@ -16,7 +16,6 @@ use crate::telemetry::request_log::TlsFacts;
 /// The first bytes of HTTP/2 with prior knowledge (RFC 9113 section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// The handshake, and the first bytes: which protocol is it?
 /// The handshake, if there is to be one, and the first bytes: what was read beyond the handshake, and whether it is HTTP/2.
 /// None: there is nothing to serve.
 pub(super) async fn open(
@@ -35,7 +34,7 @@ pub(super) async fn open(
                 answer_plain_http(socket).await;
                 return None;
             }
-            match Box::pin(tokio_rustls::TlsAcceptor::from(config).accept(socket)).await {
+            match Box::pin(shake_hands(socket, config)).await {
                 Ok(stream) => {
                     told.handshake(stream.get_ref().1);
                     let _ = info.negotiated.set(negotiated(stream.get_ref().1));
@@ -75,6 +74,26 @@ pub(super) async fn open(
             return Some((socket, first, false));
         }
     }
+}
+
+/// The alert for a server name without a certificate, fatal (RFC 6066 section 3, RFC 8446 section 6.2), as a record.
+const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
+
+/// The handshake. rustls says `access_denied` when there is no certificate for a name, as if the caller were refused; the
+/// name is looked at first, so that callers are told what is wrong.
+async fn shake_hands(
+    socket: TcpStream,
+    config: Arc<rustls::ServerConfig>,
+) -> std::io::Result<tokio_rustls::server::TlsStream<TcpStream>> {
+    let hello = tokio_rustls::LazyConfigAcceptor::new(rustls::server::Acceptor::default(), socket).await?;
+    if config.cert_resolver.resolve(hello.client_hello()).is_none() {
+        let mut socket = hello.io;
+        let _ = socket.write_all(&UNRECOGNIZED_NAME).await;
+        let _ = socket.shutdown().await;
+        let error = rustls::Error::General("no server certificate chain resolved".to_owned());
+        return Err(std::io::Error::new(std::io::ErrorKind::InvalidData, error));
+    }
+    hello.into_stream(config).await
 }
 
 /// Whether a caller of the TLS port begins with a request in plaintext, by the beginnings that Go's server knows. Looked at

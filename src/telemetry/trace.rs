@@ -43,6 +43,8 @@ pub struct Names {
     pub proxy: &'static str,
     /// The span of waiting.
     pub wait: &'static str,
+    /// Whether a request has one span, the server's: what goes upstream then names that one.
+    pub alone: bool,
     /// Whether the wait lies within the proxy span, as in the queue, or before it, as in the activator.
     pub wait_within: bool,
 }
@@ -53,6 +55,7 @@ impl Names {
         scope: "knative.dev/serving/pkg/queue",
         proxy: "kn.queueproxy.proxy",
         wait: "kn.queueproxy.wait",
+        alone: false,
         wait_within: true,
     };
     /// The activator's (`pkg/activator/handler/handler.go`).
@@ -60,8 +63,12 @@ impl Names {
         scope: "knative.dev/serving/pkg/activator",
         proxy: "activator_proxy",
         wait: "throttler_try",
+        alone: false,
         wait_within: false,
     };
+    /// The gateway's (Envoy's HTTP connection manager).
+    pub const GATEWAY: Self =
+        Self { scope: "lockkeeper/gateway", proxy: "", wait: "", alone: true, wait_within: false };
 }
 
 /// Starts traces. One for the process, shared by all workers.
@@ -109,7 +116,9 @@ impl Tracer {
         (observability.traces != TraceExport::Off).then(|| Arc::new(Self::with_sampler(observability.sampler, names)))
     }
 
-    fn with_sampler(sampler: Sampler, names: Names) -> Self {
+    /// A tracer that samples so.
+    #[must_use]
+    pub fn with_sampler(sampler: Sampler, names: Names) -> Self {
         Self { names, sampler, spans: Arc::default(), ids: RandomState::new(), next: AtomicU64::new(0) }
     }
 
@@ -139,7 +148,7 @@ impl Tracer {
             trace_id,
             parent: parent.map_or(0, |parent| parent.id),
             sampled,
-            ids: [self.id(), self.id(), self.id(), self.id()],
+            ids: if self.names.alone { [self.id(); 4] } else { [self.id(), self.id(), self.id(), self.id()] },
             started: Instant::now(),
             clock: SystemTime::now(),
             wait: None,
@@ -247,6 +256,26 @@ impl RequestTrace {
         root.attributes = server_attributes(known, facts);
         root.failed = facts.status >= 500;
         self.spans.push(root);
+    }
+
+    /// The request ended, at `now`: queues its only span if it is sampled ([`Names::alone`]).
+    pub fn finish_alone(&self, now: Instant, name: &str, attributes: Vec<(&'static str, Attribute)>, failed: bool) {
+        if !self.sampled {
+            return;
+        }
+        let [id, ..] = self.ids;
+        self.spans.push(Span {
+            trace_id: self.trace_id,
+            id,
+            parent: self.parent,
+            scope: self.names.scope,
+            name: name.to_owned(),
+            kind: Kind::Server,
+            start: self.nanos(self.started),
+            end: self.nanos(now),
+            attributes,
+            failed,
+        });
     }
 
     fn nanos(&self, at: Instant) -> u64 {

@@ -4,4 +4,5 @@ mod authz;
 mod harness;
 mod routing;
 mod tls;
+mod traces;
 mod update;

@@ -314,6 +314,30 @@ fn given_config_kourier_when_it_changes_then_it_acts_at_once_and_nonsense_is_ref
     assert_eq!(backend.last().get("x-forwarded-proto"), Some("http"));
     assert_eq!(get(port, "a", "/").header("server"), None);
 
+    // Ours: what a caller says of itself counts from addresses that are trusted alone.
+    let said = "X-Forwarded-For: 192.0.2.1, 198.51.100.1\r\nX-Forwarded-Proto: https\r\nX-Real-Ip: 192.0.2.1\r\n";
+    let told = |name: &str| backend.last().get(name).map(str::to_owned);
+    for (proxies, forwarded_for, proto, external, real) in [
+        ("none", "127.0.0.1", "http", "127.0.0.1", None),
+        ("127.0.0.0/8, 198.51.100.1", "192.0.2.1, 198.51.100.1, 127.0.0.1", "https", "192.0.2.1", Some("192.0.2.1")),
+    ] {
+        gateway.directory.apply(config_map("knative-serving", "config-kourier").entry("trusted-proxies", proxies));
+        eventually(proxies, || {
+            get_with(port, "a", "/", said);
+            told("x-forwarded-for").as_deref() == Some(forwarded_for)
+        });
+        assert_eq!(told("x-forwarded-proto").as_deref(), Some(proto));
+        assert_eq!(told("x-envoy-external-address").as_deref(), Some(external));
+        assert_eq!(told("x-real-ip").as_deref(), real);
+    }
+    let trusted = config_map("knative-serving", "config-kourier").entry("use-remote-address", "true");
+    gateway.directory.apply(trusted.entry("trusted-hops-count", "2"));
+    eventually("two proxies are trusted", || {
+        get_with(port, "a", "/", said);
+        told("x-envoy-external-address").as_deref() == Some("192.0.2.1")
+            && told("x-forwarded-for").as_deref() == Some("192.0.2.1, 198.51.100.1, 127.0.0.1")
+    });
+
     gateway.directory.apply(config_map("knative-serving", "config-kourier").entry("stream-idle-timeout", "soon"));
     gateway.binary.logs("stream-idle-timeout");
     get_with(port, "a", "/", "X-Forwarded-For: 192.0.2.1\r\n");

@@ -7,15 +7,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::HeaderName;
-use http::header::{HeaderMap, HeaderValue};
+use http::header::HeaderValue;
 
 use crate::gateway::backends::{Backend, Place, Protocol, Upstream};
+use crate::gateway::edge::caller;
 use crate::gateway::live::Live;
-use crate::http::call::Call;
 use crate::http::cause::Cause;
 use crate::http::dial::Tls;
 use crate::http::pools::Pools;
-use crate::http::proxy::{Failure, ForwardedFor, Prepared, Replay, unreached};
+use crate::http::proxy::{Failure, Prepared, Replay, unreached};
 use crate::http::{Request, Response};
 
 /// How often a request that nobody took is sent to another upstream.
@@ -27,9 +27,6 @@ const NAME_TIME: Duration = Duration::from_secs(5);
 
 /// Milliseconds until the upstream's response began.
 const SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
-const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-const X_EXTERNAL_ADDRESS: HeaderName = HeaderName::from_static("x-envoy-external-address");
 
 /// Connections of one worker to upstreams, and what it knows of them.
 pub struct Upstreams {
@@ -59,7 +56,8 @@ impl Upstreams {
         random: impl FnMut() -> u32,
         went: &Cell<Option<SocketAddr>>,
     ) -> Result<Response, Cause> {
-        let forwarded_for = self.headers(&mut request.head.headers, &request.call, random);
+        let settings = self.live.settings.load();
+        let forwarded_for = caller::describe(&mut request.head.headers, &request.call.connection, &settings, random);
         let mut prepared = Prepared::with(request, Replay::Idempotent, forwarded_for)?;
         let state = Arc::clone(&backend.state());
         let candidates = self.candidates(&state.place).await?;
@@ -148,43 +146,6 @@ impl Upstreams {
         self.names.borrow_mut().insert(name.clone(), (now + NAME_TIME, first.ip()));
         Ok(first.ip())
     }
-
-    /// What the gateway says of the caller. By default what the caller says of itself passes, as with Kourier.
-    fn headers(&self, headers: &mut HeaderMap, call: &Call, random: impl FnMut() -> u32) -> ForwardedFor {
-        let settings = self.live.settings.load();
-        let trusts = !settings.use_remote_address && !settings.proxy_protocol;
-        if !trusts || !headers.contains_key(X_FORWARDED_PROTO) {
-            let scheme = if call.connection.tls { "https" } else { "http" };
-            headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(scheme));
-        }
-        strip_controls(headers);
-        if !trusts {
-            headers.insert(X_EXTERNAL_ADDRESS, call.connection.peer_ip.clone());
-        }
-        if !trusts || !headers.contains_key(X_REQUEST_ID) {
-            headers.insert(X_REQUEST_ID, request_id(random));
-        }
-        if trusts { ForwardedFor::Leave } else { ForwardedFor::Append }
-    }
-}
-
-/// Headers by which a caller would steer an Envoy (retries, timeouts): not a caller's to set.
-fn strip_controls(headers: &mut HeaderMap) {
-    if headers.keys().any(|name| name.as_str().starts_with("x-envoy-")) {
-        let all: Vec<HeaderName> = headers.keys().filter(|n| n.as_str().starts_with("x-envoy-")).cloned().collect();
-        for name in all {
-            headers.remove(name);
-        }
-    }
-}
-
-/// A random identifier (RFC 9562 section 5.4).
-fn request_id(mut random: impl FnMut() -> u32) -> HeaderValue {
-    let (a, b, c, d) = (random(), random(), random(), random());
-    let (b_high, b_low) = (b >> 16, (b & 0x0fff) | 0x4000);
-    let (c_high, c_low) = ((c >> 16 & 0x3fff) | 0x8000, c & 0xffff);
-    let text = format!("{a:08x}-{b_high:04x}-{b_low:04x}-{c_high:04x}-{c_low:04x}{d:08x}");
-    HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static(""))
 }
 
 fn at_lookup(error: std::io::Error) -> Cause {
@@ -198,27 +159,5 @@ fn at_the_edge(cause: Cause) -> Cause {
             Cause::Unavailable(Box::new(cause))
         }
         _ => cause,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    #[test]
-    fn given_random_numbers_when_an_identifier_is_made_then_version_and_variant_are_right() {
-        let id = request_id(|| u32::MAX);
-        assert_eq!(id.to_str().unwrap(), "ffffffff-ffff-4fff-bfff-ffffffffffff");
-        assert_eq!(request_id(|| 0).to_str().unwrap(), "00000000-0000-4000-8000-000000000000");
-    }
-
-    #[test]
-    fn given_headers_that_steer_envoy_when_stripped_then_the_others_stay() {
-        let mut headers = HeaderMap::new();
-        headers.insert("x-envoy-max-retries", HeaderValue::from_static("3"));
-        headers.insert("x-other", HeaderValue::from_static("1"));
-        strip_controls(&mut headers);
-        assert_eq!(headers.len(), 1);
     }
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Context;
 use std::time::Instant;
 
-use http::header::{HeaderMap, HeaderValue};
+use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Version};
 use time::OffsetDateTime;
 
@@ -18,6 +18,7 @@ use crate::http::Response;
 use crate::http::body::{End, Watch};
 use crate::http::call::Call;
 use crate::http::cause::Cause;
+use crate::telemetry::trace::Attribute;
 use crate::telemetry::writer;
 
 /// Numbers of the process. Workers add, the scrape reads.
@@ -36,6 +37,7 @@ pub struct Told {
     call: Rc<Call>,
     version: Version,
     log: Option<Box<Line>>,
+    traced: Option<Box<Traced>>,
     backend: Option<Arc<Backend>>,
     status: u16,
     cause: Option<&'static str>,
@@ -50,6 +52,28 @@ struct Line {
     request: HeaderMap,
     response: HeaderMap,
     upstream: Option<SocketAddr>,
+}
+
+/// What only the span needs.
+struct Traced {
+    method: Method,
+    url: String,
+    user_agent: String,
+    upstream: Option<SocketAddr>,
+}
+
+impl Traced {
+    fn new(call: &Call, head: &http::request::Parts, authority: &str) -> Box<Self> {
+        let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
+        let scheme = if call.connection.tls { "https" } else { "http" };
+        let agent = head.headers.get(header::USER_AGENT).map(|agent| String::from_utf8_lossy(agent.as_bytes()));
+        Box::new(Self {
+            method: head.method.clone(),
+            url: format!("{scheme}://{authority}{path}"),
+            user_agent: agent.unwrap_or_default().into_owned(),
+            upstream: None,
+        })
+    }
 }
 
 impl Told {
@@ -72,6 +96,7 @@ impl Told {
                 upstream: None,
             })
         });
+        let sampled = call.trace.borrow().as_ref().is_some_and(|trace| trace.is_sampled());
         counts.active.fetch_add(1, Ordering::Relaxed);
         Self {
             counts: counts.clone(),
@@ -79,6 +104,7 @@ impl Told {
             call: call.clone(),
             version: head.version,
             log,
+            traced: sampled.then(|| Traced::new(call, head, authority)),
             backend: None,
             status: 0,
             cause: None,
@@ -99,6 +125,9 @@ impl Told {
             line.response = template.response_headers(response.headers());
             line.upstream = went.get();
         }
+        if let Some(traced) = &mut self.traced {
+            traced.upstream = went.get();
+        }
         response.body_mut().watch(Box::new(self));
     }
 
@@ -109,6 +138,32 @@ impl Told {
         if let Some(line) = &mut self.log {
             line.upstream = went.get();
         }
+        if let Some(traced) = &mut self.traced {
+            traced.upstream = went.get();
+        }
+    }
+
+    /// The span of a request, with the attributes of Envoy's tracers.
+    fn trace(&self, traced: &Traced) {
+        let Some(trace) = self.call.trace.borrow_mut().take() else { return };
+        let text = |name, value: &str| (name, Attribute::Text(value.to_owned()));
+        let cluster = self.backend.as_ref().map_or("service_stats", |backend| &backend.cluster);
+        let flags = self.cause.map_or("", flags);
+        let mut attributes = vec![
+            text("component", "proxy"),
+            text("http.method", traced.method.as_str()),
+            text("http.url", cut(&traced.url)),
+            text("http.protocol", protocol(self.version)),
+            text("http.status_code", &self.status.to_string()),
+            text("user_agent", cut(&traced.user_agent)),
+            text("upstream_cluster", cluster),
+            text("peer.address", &self.call.connection.peer.ip().to_string()),
+            text("request_size", &self.call.request_bytes.get().to_string()),
+            text("response_size", &self.sent.to_string()),
+            text("response_flags", if flags.is_empty() { "-" } else { flags }),
+        ];
+        attributes.extend(traced.upstream.map(|address| text("upstream_address", &address.to_string())));
+        trace.finish_alone(Instant::now(), "ingress", attributes, self.status >= 500 || self.status == 0);
     }
 
     fn tell(&self, template: &Template, line: &Line) {
@@ -122,11 +177,7 @@ impl Told {
             path: &line.path,
             authority: &line.authority,
             scheme: if connection.tls { "https" } else { "http" },
-            protocol: match self.version {
-                Version::HTTP_2 => "HTTP/2",
-                Version::HTTP_10 => "HTTP/1.0",
-                _ => "HTTP/1.1",
-            },
+            protocol: protocol(self.version),
             request: &line.request,
             response: &line.response,
             status: self.status,
@@ -145,6 +196,20 @@ impl Told {
         template.render(&entry, &mut text);
         writer::stdout().line(text.as_bytes());
     }
+}
+
+fn protocol(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_2 => "HTTP/2",
+        Version::HTTP_10 => "HTTP/1.0",
+        _ => "HTTP/1.1",
+    }
+}
+
+/// Callers choose these: a span holds 1 KiB of each.
+fn cut(text: &str) -> &str {
+    let end = (0..=text.len().min(1024)).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+    text.get(..end).unwrap_or_default()
 }
 
 /// Envoy's letters for a cause ("Access logging", `RESPONSE_FLAGS`).
@@ -186,6 +251,9 @@ impl Drop for Told {
         self.counts.active.fetch_sub(1, Ordering::Relaxed);
         if let Some(class) = self.counts.by_class.get(usize::from(self.status / 100)) {
             class.fetch_add(1, Ordering::Relaxed);
+        }
+        if let Some(traced) = self.traced.take() {
+            self.trace(&traced);
         }
         if let (Some(template), Some(line)) = (&self.settings.access_log, &self.log) {
             self.tell(template, line);
