@@ -4,6 +4,7 @@
 
 mod activator;
 mod architecture;
+mod deploy;
 mod gateway;
 mod harness;
 mod kube;
