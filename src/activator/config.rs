@@ -11,6 +11,7 @@ use super::throttle::{Choice, Slicing};
 use crate::config::env::{Env, Reader};
 use crate::config::error::Errors;
 use crate::config::value::{self, Invalid};
+use crate::http::layer::timeouts::Style;
 use crate::knative::{cluster_domain, logging, names, observability};
 
 /// Everything that the activator is told.
@@ -98,6 +99,9 @@ pub struct Own {
     /// `LOCKKEEPER_RETRY_LOST`: whether a request without a body whose method is idempotent goes to another pod, once, when
     /// its pod goes away before a byte of the response; default true.
     pub retry_lost: bool,
+    /// `LOCKKEEPER_TIMEOUT_STYLE`: `strict` or `original`, what becomes of a response that has begun when its time is
+    /// up; default strict.
+    pub timeout_style: Style,
     /// `LOCKKEEPER_CONNECT_TIMEOUT`: longest time for TCP to connect to a pod; default 1 s.
     pub connect_timeout: Duration,
     /// `LOCKKEEPER_HANDSHAKE_TIMEOUT`: longest time for a TLS handshake with a pod; default 5 s.
@@ -198,6 +202,7 @@ impl Own {
         let waiting_bytes = read.or("LOCKKEEPER_WAITING_BYTES", None, |v| value::bytes(v).map(Some));
         let waiting_timeout = read.or("LOCKKEEPER_WAITING_TIMEOUT", None, duration_or_off);
         let retry_lost = read.or("LOCKKEEPER_RETRY_LOST", true, value::bool);
+        let style = read.or("LOCKKEEPER_TIMEOUT_STYLE", Style::Strict, Style::parse);
         let connect = read.or("LOCKKEEPER_CONNECT_TIMEOUT", Duration::from_secs(1), positive_duration);
         let handshake = read.or("LOCKKEEPER_HANDSHAKE_TIMEOUT", Duration::from_secs(5), positive_duration);
         let upstream_idle = read.or("LOCKKEEPER_UPSTREAM_IDLE_TIMEOUT", Duration::from_secs(90), value::duration);
@@ -232,6 +237,7 @@ impl Own {
             waiting_bytes: waiting_bytes?,
             waiting_timeout: waiting_timeout?,
             retry_lost: retry_lost?,
+            timeout_style: style?,
             connect_timeout: connect?,
             handshake_timeout: handshake?,
             upstream_idle_timeout: upstream_idle?,
@@ -325,6 +331,7 @@ mod tests {
             ("LOCKKEEPER_AUTOSCALER_READINESS", "never"),
             ("LOCKKEEPER_BALANCE", "random"),
             ("LOCKKEEPER_SLICING", "x"),
+            ("LOCKKEEPER_TIMEOUT_STYLE", "lenient"),
             ("LOCKKEEPER_QUEUE_DEPTH", "0"),
             ("LOCKKEEPER_QUEUE_TLS_PORT", "0"),
         ] {

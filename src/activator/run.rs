@@ -188,6 +188,7 @@ async fn start<E: Env + Clone + 'static>(config: Config, env: &E, flags: &Flags)
         pokes,
         waiting_timeout: config.own.waiting_timeout,
         retry_lost: config.own.retry_lost,
+        timeout_style: config.own.timeout_style,
         queue_tls_port: config.own.queue_tls_port,
         http: crate::http::server::Settings {
             header_bytes: config.own.max_header_bytes as usize,

@@ -20,6 +20,7 @@ use super::upstream::Network;
 use super::worker::Worker;
 use crate::http::call::Connection;
 use crate::http::guide::{Connections, Order};
+use crate::http::layer::timeouts::Style;
 use crate::http::pools::{self, Pools};
 use crate::http::server::{Server, Settings, Told};
 use crate::lifecycle::drain::Drain;
@@ -53,6 +54,8 @@ pub struct Shared {
     pub waiting_timeout: Option<Duration>,
     /// Whether requests that are lost with their pod go to another one, where that is safe.
     pub retry_lost: bool,
+    /// What timers do to responses that have begun.
+    pub timeout_style: Style,
     /// The port on which queues speak TLS.
     pub queue_tls_port: u16,
     /// HTTP limits.
@@ -90,6 +93,7 @@ pub fn on_worker(shared: &Arc<Shared>, index: usize) -> impl Serve + use<> {
         shared.metrics.clone(),
         shared.waiting_timeout,
         shared.retry_lost,
+        shared.timeout_style,
         shared.queue_tls_port,
     );
     let connections = Rc::new(Connections::default());

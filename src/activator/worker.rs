@@ -13,7 +13,7 @@ use super::layer::observe::Observer;
 use super::metrics::{HttpShards, Metrics};
 use super::revisions::{Revision, Revisions};
 use super::upstream::Network;
-use crate::http::layer::timeouts::Timers;
+use crate::http::layer::timeouts::{Style, Timers};
 use crate::http::pools::Pools;
 use crate::telemetry::request_log::RevisionFacts;
 
@@ -43,6 +43,8 @@ pub struct Worker {
     pub waiting_timeout: Option<Duration>,
     /// Whether requests that are lost with their pod go to another one, where that is safe.
     pub retry_lost: bool,
+    /// What timers do to responses that have begun.
+    pub timeout_style: Style,
     /// The port on which queues speak TLS.
     pub queue_tls_port: u16,
     locals: RefCell<HashMap<u64, Rc<Local>>>,
@@ -82,6 +84,7 @@ impl Worker {
         metrics: Arc<Metrics>,
         waiting_timeout: Option<Duration>,
         retry_lost: bool,
+        timeout_style: Style,
         queue_tls_port: u16,
     ) -> Rc<Self> {
         Rc::new(Self {
@@ -94,6 +97,7 @@ impl Worker {
             metrics,
             waiting_timeout,
             retry_lost,
+            timeout_style,
             queue_tls_port,
             locals: RefCell::default(),
             timers: RefCell::default(),
@@ -126,7 +130,8 @@ impl Worker {
         let [total, start, idle] =
             [revision.timeout(), revision.spec.response_start_timeout, revision.spec.idle_timeout];
         let mut timers = self.timers.borrow_mut();
-        timers.entry([total, start, idle]).or_insert_with(|| Timers::new(total, start, idle, TIMEOUT)).clone()
+        let timers = timers.entry([total, start, idle]);
+        timers.or_insert_with(|| Timers::new(total, start, idle, TIMEOUT, self.timeout_style)).clone()
     }
 
     /// Forgets what was not used for a while. To be called each second or so.

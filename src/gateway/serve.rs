@@ -24,7 +24,7 @@ use crate::http::call::Connection;
 use crate::http::cause::Cause;
 use crate::http::guide::{Connections, Order};
 use crate::http::layer::in_flight::InFlight;
-use crate::http::layer::timeouts::{Timed, Timers};
+use crate::http::layer::timeouts::{Style, Timed, Timers};
 use crate::http::pools::{self, Pools};
 use crate::http::server::{Server, Settings, Told};
 use crate::http::{Request, Response};
@@ -63,7 +63,10 @@ pub fn on_worker(shared: &Arc<Shared>, index: usize) -> impl Serve + use<> {
         live: shared.live.clone(),
         counts: shared.counts.clone(),
         random: Cell::new(seed(index)),
-        timers: RefCell::new((Duration::ZERO, Timers::new(Duration::ZERO, Duration::ZERO, Duration::ZERO, IDLE))),
+        timers: RefCell::new((
+            Duration::ZERO,
+            Timers::new(Duration::ZERO, Duration::ZERO, Duration::ZERO, IDLE, Style::Strict),
+        )),
     });
     let connections = Rc::new(Connections::default());
     tokio::task::spawn_local(housekeeping(worker.clone(), connections.clone(), shared.http.header_time));
@@ -108,12 +111,12 @@ impl Worker {
                 match authorizer.filter(|_| !route.is_acme()) {
                     None => {
                         let sent = self.upstreams.send(request, &backend, random, &went);
-                        Timed::new(sent, call.started, timers).await
+                        Timed::new(sent, &call, timers).await
                     }
                     Some(authorizer) => {
                         // In a box, so that requests without an authoriser do not carry its state.
                         let sent = Box::pin(self.authorized(&authorizer, request, &host, &route, &backend, &went));
-                        Timed::new(sent, call.started, timers).await
+                        Timed::new(sent, &call, timers).await
                     }
                 }
             }
@@ -162,7 +165,7 @@ impl Worker {
         let idle = idle.unwrap_or_default();
         let mut made = self.timers.borrow_mut();
         if made.0 != idle {
-            *made = (idle, Timers::new(Duration::ZERO, Duration::ZERO, idle, IDLE));
+            *made = (idle, Timers::new(Duration::ZERO, Duration::ZERO, idle, IDLE, Style::Strict));
         }
         made.1.clone()
     }

@@ -29,14 +29,25 @@ pub enum End {
     CallerLeft,
 }
 
+/// How a response that has begun is cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cutting {
+    /// The cause's token.
+    pub token: &'static str,
+    /// With a text the body ends with it, as if whole; without one it is reset.
+    pub text: Option<&'static str>,
+}
+
 /// Something that lives as long as a response's body.
 pub trait Watch {
-    /// Whether the body has to be cut now, and why (a token). Called before each frame, with the task's waker.
-    fn poll_cut(&mut self, _cx: &mut Context<'_>) -> Poll<&'static str> {
+    /// Whether the body has to be cut now, and how. Called before each frame, with the task's waker.
+    fn poll_cut(&mut self, _cx: &mut Context<'_>) -> Poll<Cutting> {
         Poll::Pending
     }
     /// Bytes of the body that were handed to the connection.
     fn sent(&mut self, _bytes: usize, _cx: &mut Context<'_>) {}
+    /// On an upgraded connection: the application's bytes have begun to reach the caller.
+    fn spoke(&mut self) {}
     /// Called once, before the drop.
     fn end(&mut self, _end: End) {}
 }
@@ -163,9 +174,12 @@ impl http_body::Body for Body {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Aborted>>> {
         let this = &mut *self;
         for watch in &mut this.watches {
-            if let Poll::Ready(token) = watch.poll_cut(cx) {
+            if let Poll::Ready(Cutting { token, text }) = watch.poll_cut(cx) {
                 this.source = Source::Empty;
                 this.end(End::Broken(token));
+                if let Some(text) = text {
+                    return Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(text.as_bytes())))));
+                }
                 let reset = h2::Error::from(h2::Reason::CANCEL);
                 return Poll::Ready(Some(Err(Aborted::Cut { token, reset })));
             }
@@ -239,13 +253,20 @@ pub struct Watches(
 
 impl Watches {
     /// As [`Watch::poll_cut`], for all of them.
-    pub fn poll_cut(&mut self, cx: &mut Context<'_>) -> Poll<&'static str> {
+    pub fn poll_cut(&mut self, cx: &mut Context<'_>) -> Poll<Cutting> {
         for watch in &mut self.0 {
-            if let Poll::Ready(token) = watch.poll_cut(cx) {
-                return Poll::Ready(token);
+            if let Poll::Ready(cutting) = watch.poll_cut(cx) {
+                return Poll::Ready(cutting);
             }
         }
         Poll::Pending
+    }
+
+    /// As [`Watch::spoke`], for all of them.
+    pub fn spoke(&mut self) {
+        for watch in &mut self.0 {
+            watch.spoke();
+        }
     }
 
     /// As [`Watch::sent`], for all of them.

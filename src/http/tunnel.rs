@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::body::{End, Watches};
+use super::body::{Cutting, End, Watches};
 use super::guide::Guide;
 use super::replay::Upstream;
 use super::stream::Stream;
@@ -109,14 +109,17 @@ pub async fn run(mut down: Stream, ahead: Bytes, up: Ready, websocket: bool, mut
         if guide.must_leave() {
             return Poll::Ready(End::Broken("drain"));
         }
-        if let Poll::Ready(token) = watches.poll_cut(cx) {
+        if let Poll::Ready(Cutting { token, .. }) = watches.poll_cut(cx) {
             return Poll::Ready(End::Broken(token));
         }
-        let mut moved = 0;
-        let there = to_app.poll(cx, &mut down, &mut upstream, &mut moved);
-        let back = to_caller.poll(cx, &mut upstream, &mut down, &mut moved);
-        if moved > 0 {
-            watches.sent(moved, cx);
+        let (mut up, mut back_down) = (0, 0);
+        let there = to_app.poll(cx, &mut down, &mut upstream, &mut up);
+        let back = to_caller.poll(cx, &mut upstream, &mut down, &mut back_down);
+        if back_down > 0 {
+            watches.spoke();
+        }
+        if up + back_down > 0 {
+            watches.sent(up + back_down, cx);
         }
         match (there, back) {
             (Poll::Ready(Err(_)), _) | (_, Poll::Ready(Err(_))) => Poll::Ready(End::CallerLeft),

@@ -12,6 +12,7 @@ use super::readiness::Probe;
 use crate::config::env::{Env, Reader};
 use crate::config::error::{Error, Errors};
 use crate::config::value::{self, Invalid};
+use crate::http::layer::timeouts::Style;
 use crate::knative::names;
 use crate::tls::policy::{Policy, PolicyError};
 
@@ -172,6 +173,9 @@ pub struct Own {
     /// `LOCKKEEPER_HOLD_ON_RESTART`: longest time that a request is held while the application refuses connections;
     /// default 0, off.
     pub hold_on_restart: Duration,
+    /// `LOCKKEEPER_TIMEOUT_STYLE`: `strict` or `original`, what becomes of a response that has begun when its time is
+    /// up; default strict.
+    pub timeout_style: Style,
 }
 
 /// Idle time that a gateway or an activator may count on.
@@ -296,6 +300,7 @@ impl Own {
         let streams = read.or("LOCKKEEPER_MAX_CONCURRENT_STREAMS", 250, value::count);
         let upstream_idle = read.or("LOCKKEEPER_UPSTREAM_IDLE_TIMEOUT", Duration::from_secs(90), value::duration);
         let hold = read.or("LOCKKEEPER_HOLD_ON_RESTART", Duration::ZERO, value::duration);
+        let style = read.or("LOCKKEEPER_TIMEOUT_STYLE", Style::Strict, Style::parse);
         Some(Self {
             certificates: certificates?,
             listen_address: listen_address?,
@@ -316,6 +321,7 @@ impl Own {
             max_concurrent_streams: streams?,
             upstream_idle_timeout: upstream_idle?,
             hold_on_restart: hold?,
+            timeout_style: style?,
         })
     }
 }

@@ -150,6 +150,7 @@ async fn start(config: Config, env: &dyn Env) -> Result<(), Fatal> {
     let shared = Arc::new(Shared {
         application: ([127, 0, 0, 1], config.user_port_number.unwrap_or(0)).into(),
         hold: config.own.hold_on_restart,
+        timeout_style: config.own.timeout_style,
         total: config.revision_timeout.unwrap_or_default(),
         start: config.response_start_timeout.unwrap_or_default(),
         idle: config.idle_timeout.unwrap_or_default(),

@@ -17,7 +17,7 @@ use super::statistics::Statistics;
 use crate::http::call::Connection;
 use crate::http::dial::Target;
 use crate::http::guide::{Connections, Order};
-use crate::http::layer::timeouts::Timers;
+use crate::http::layer::timeouts::{Style, Timers};
 use crate::http::local::Local;
 use crate::http::proxy::Proxy;
 use crate::http::server::{Server, Settings};
@@ -46,6 +46,8 @@ pub struct Shared {
     pub start: Duration,
     /// `REVISION_IDLE_TIMEOUT_SECONDS`; zero is off.
     pub idle: Duration,
+    /// `LOCKKEEPER_TIMEOUT_STYLE`.
+    pub timeout_style: Style,
     /// The limit of concurrency, if there is one.
     pub breaker: Option<Breaker>,
     /// What the pool of each worker may hold.
@@ -93,7 +95,7 @@ pub fn on_worker(shared: &Arc<Shared>, index: usize) -> impl Serve + use<> {
         check,
         drain: shared.drain.clone(),
         shard: shared.drain.shard(index),
-        timers: Timers::new(shared.total, shared.start, shared.idle, TIMEOUT),
+        timers: Timers::new(shared.total, shared.start, shared.idle, TIMEOUT, shared.timeout_style),
         breaker: shared.breaker.clone(),
         stats: Rc::new(shared.statistics.worker(index)),
         proxy: Proxy::new(pool),

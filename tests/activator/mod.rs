@@ -11,4 +11,5 @@ mod request;
 mod shutdown;
 mod startup;
 mod statistics;
+mod timeouts;
 mod world;

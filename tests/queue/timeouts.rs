@@ -19,9 +19,13 @@ struct Chain {
 }
 
 fn chain(timer: &str) -> Chain {
+    styled(timer, "")
+}
+
+fn styled(timer: &str, style: &str) -> Chain {
     let app = lockkeeper::local::app::App::start(local(0)).unwrap();
     let pki = Pki::new();
-    let queue = queue(app.addr().port()).certs(pki.dir()).env(timer, 1).start();
+    let queue = queue(app.addr().port()).certs(pki.dir()).env(timer, 1).env("LOCKKEEPER_TIMEOUT_STYLE", style).start();
     Chain { queue, _app: app, pki }
 }
 
@@ -234,4 +238,87 @@ fn given_early_hints_in_time_when_the_response_is_late_then_the_start_timer_is_o
     let mut client = Raw::plain(queue.http());
     assert_eq!(client.get("/", "").head().unwrap().status(), 103);
     assert_eq!(client.reply().text(), "late");
+}
+
+/// Row 3 in the original's style: the text ends what has begun as if it were whole; the start timer leaves it alone.
+#[test]
+fn given_the_original_style_when_events_flow_then_the_total_timer_ends_them_with_its_text() {
+    for timer in [TOTAL, START, IDLE] {
+        let mut chain = styled(timer, "original");
+        for way in ways(&mut chain) {
+            run(async {
+                let mut client = open(&way).await;
+                let answer = client.get("hello", "/sse?n=16&ms=100").await.unwrap();
+                let end = if timer == TOTAL { "request timeout" } else { "data: 15\n\n" };
+                let text = String::from_utf8_lossy(&answer.body);
+                assert!(answer.status == 200 && text.ends_with(end), "{timer}: {text}");
+                assert!(text.starts_with("data: 0\n\n"), "{timer}: {text}");
+                let next = client.get("hello", "/slow?ms=0").await.unwrap();
+                assert_eq!(next.status, 200, "the connection goes on");
+            });
+        }
+    }
+}
+
+/// The same for a stream that falls silent under the idle timer; before the first byte nothing differs.
+#[test]
+fn given_the_original_style_when_events_stop_then_the_idle_timer_ends_them_with_its_text() {
+    let mut chain = styled(IDLE, "original");
+    for way in ways(&mut chain) {
+        run(async {
+            let mut client = open(&way).await;
+            let answer = client.get("hello", "/sse?n=2&ms=60000").await.unwrap();
+            assert_eq!(answer.body, b"data: 0\n\nrequest timeout");
+            assert_eq!(client.get("hello", "/slow?ms=60000").await.unwrap().status, 504);
+        });
+    }
+}
+
+/// With a `Content-Length` the end can be seen: the connection closes short of it.
+#[test]
+fn given_the_original_style_when_a_body_of_known_length_is_cut_then_it_ends_short_of_it() {
+    let app = App::start(|conn| {
+        conn.request();
+        conn.send("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf");
+        conn.wait_close();
+    });
+    for timer in [TOTAL, IDLE] {
+        let mut queue = queue(app.port()).env(timer, 1).env("LOCKKEEPER_TIMEOUT_STYLE", "original").start();
+        let mut client = Raw::plain(queue.http());
+        assert_eq!(client.get("/", "").head().unwrap().status(), 200);
+        assert_eq!(client.bytes(4), b"half");
+        assert!(client.closes(), "{timer}");
+    }
+}
+
+/// Row 5 in the original's style: the start timer of an upgrade waits for the application's first byte after the 101.
+#[test]
+fn given_the_original_style_when_the_application_is_silent_after_101_then_the_start_timer_cuts() {
+    let mut chain = styled(START, "original");
+    let mut silent = websocket(chain.queue.http());
+    let (frame, took) = timed(|| silent.bytes(4));
+    assert_eq!(frame, [0x88, 2, 0x03, 0xe9], "close frame with 1001");
+    assert!(took >= Duration::from_millis(500), "{took:?}");
+
+    let mut talks = websocket(chain.queue.http());
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_millis(1800) {
+        talks.send([0x81, 0x81, 0, 0, 0, 0, b'x']);
+        assert_eq!(talks.bytes(3), [0x81, 1, b'x'], "after {:?}", start.elapsed());
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// What the caller says does not end that wait.
+#[test]
+fn given_the_original_style_when_only_the_caller_speaks_after_101_then_the_start_timer_cuts() {
+    let app = App::start(|conn| {
+        conn.request();
+        conn.send("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
+        conn.wait_close();
+    });
+    let mut queue = queue(app.port()).env(START, 1).env("LOCKKEEPER_TIMEOUT_STYLE", "original").start();
+    let mut client = websocket(queue.http());
+    client.send([0x81, 0x81, 0, 0, 0, 0, b'x']);
+    assert_eq!(client.bytes(4), [0x88, 2, 0x03, 0xe9], "close frame with 1001");
 }

@@ -48,7 +48,8 @@ pub async fn activate(worker: Rc<Worker>, routed: Routed) -> Result<Response, Ca
         let _ = worker.pokes.send(Poke { load: local.revision.load.clone(), at: started });
     }
     let timers = local.timers.clone();
-    let mut response = Timed::new(dispatch(&worker, &local, request), started, timers).await?;
+    let call = request.call.clone();
+    let mut response = Timed::new(dispatch(&worker, &local, request), &call, timers).await?;
     response.body_mut().watch(Box::new(Counted(counted)));
     Ok(response)
 }

@@ -2,7 +2,7 @@
 //!
 //! Before the response's header a timer makes a 504; after it, the response is reset, so that no caller takes half a
 //! body for a whole one. A 101 counts as the first byte, and on an upgraded connection any byte, either way, counts
-//! as activity.
+//! as activity. [`Style::Original`] is for callers that count on what the original does in the first two of these.
 
 use std::cell::Cell;
 use std::pin::Pin;
@@ -10,11 +10,38 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use crate::http::body::Watch;
+use crate::config::value::Invalid;
+use crate::http::body::{Cutting, Watch};
 use crate::http::call::Call;
 use crate::http::cause::{Cause, Timer};
 use crate::http::{Request, Response};
 use crate::worker::deadline::{Deadline, Deadlines};
+
+/// What the timers do to a response that has begun.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Style {
+    /// It is reset; a 101 ends the wait for the first byte.
+    #[default]
+    Strict,
+    /// As the original: it ends with the timers' text as if whole, or, with a `Content-Length`, short of it. The
+    /// start timer of an upgrade waits for the application's first byte after the 101; the original's runs on even
+    /// then, but a talking connection is never cut here.
+    Original,
+}
+
+impl Style {
+    /// `strict` or `original`, the values of `LOCKKEEPER_TIMEOUT_STYLE`.
+    ///
+    /// # Errors
+    /// Any other word.
+    pub fn parse(value: &str) -> Result<Self, Invalid> {
+        match value {
+            "strict" => Ok(Self::Strict),
+            "original" => Ok(Self::Original),
+            _ => Err(Invalid::new("strict or original")),
+        }
+    }
+}
 
 /// The timers of a revision on one worker; none = off.
 pub struct Timers {
@@ -22,14 +49,15 @@ pub struct Timers {
     start: Option<Deadlines>,
     idle: Option<Deadlines>,
     text: &'static str,
+    style: Style,
 }
 
 impl Timers {
     /// Timers of these lengths; zero is off. `text` is what callers read when one has run out.
     #[must_use]
-    pub fn new(total: Duration, start: Duration, idle: Duration, text: &'static str) -> Rc<Self> {
+    pub fn new(total: Duration, start: Duration, idle: Duration, text: &'static str, style: Style) -> Rc<Self> {
         let list = |delay: Duration| (!delay.is_zero()).then(|| Deadlines::new(delay));
-        Rc::new(Self { total: list(total), start: list(start), idle: list(idle), text })
+        Rc::new(Self { total: list(total), start: list(start), idle: list(idle), text, style })
     }
 
     fn any(&self) -> bool {
@@ -56,16 +84,16 @@ impl<S: tower::Service<Request, Response = Response, Error = Cause>> tower::Serv
     }
 
     fn call(&mut self, request: Request) -> Self::Future {
-        let started = request.call.started;
-        let call = self.timers.start.is_some().then(|| request.call.clone());
-        Timed { call, ..Timed::new(self.inner.call(request), started, self.timers.clone()) }
+        let call = request.call.clone();
+        Timed::new(self.inner.call(request), &call, self.timers.clone())
     }
 }
 
 impl<F> Timed<F> {
-    /// Puts `inner` under the timers, which count from `started`.
-    pub fn new(inner: F, started: Instant, timers: Rc<Timers>) -> Self {
-        Self { inner, set: None, started, timers, call: None }
+    /// Puts `inner`, which serves `call`, under the timers, which count from its arrival.
+    pub fn new(inner: F, call: &Rc<Call>, timers: Rc<Timers>) -> Self {
+        let (started, call) = (call.started, timers.start.is_some().then(|| call.clone()));
+        Self { inner, set: None, started, timers, call }
     }
 }
 
@@ -142,15 +170,21 @@ impl<F: Future<Output = Result<Response, Cause>>> Future for Timed<F> {
                 Poll::Pending
             }
             Poll::Ready(Ok(mut response)) => {
-                let ended = hyper::body::Body::is_end_stream(response.body())
-                    && response.status() != http::StatusCode::SWITCHING_PROTOCOLS;
+                let upgraded = response.status() == http::StatusCode::SWITCHING_PROTOCOLS;
+                let ended = hyper::body::Body::is_end_stream(response.body()) && !upgraded;
                 if !ended && this.timers.any() {
                     let mut set = this.set.take().unwrap_or_else(|| Set::new(this.timers, *this.started, cx));
-                    set.start = None;
+                    let original = this.timers.style == Style::Original;
+                    if !(original && upgraded) {
+                        set.start = None;
+                    }
                     if let Some(idle) = &mut set.idle {
                         idle.restart(Instant::now(), cx.waker());
                     }
-                    response.body_mut().watch(Box::new(Cut { set, timers: this.timers.clone() }));
+                    // Below a Content-Length the end is short whatever is appended.
+                    let ends = original && !response.headers().contains_key(http::header::CONTENT_LENGTH);
+                    let text = ends.then_some(this.timers.text);
+                    response.body_mut().watch(Box::new(Cut { set, timers: this.timers.clone(), text }));
                 }
                 Poll::Ready(Ok(response))
             }
@@ -163,15 +197,16 @@ impl<F: Future<Output = Result<Response, Cause>>> Future for Timed<F> {
 struct Cut {
     set: Set,
     timers: Rc<Timers>,
+    text: Option<&'static str>,
 }
 
 impl Watch for Cut {
-    fn poll_cut(&mut self, cx: &mut Context<'_>) -> Poll<&'static str> {
+    fn poll_cut(&mut self, cx: &mut Context<'_>) -> Poll<Cutting> {
         if let Some(cause) = self.set.passed(&self.timers) {
             log(&cause);
-            return Poll::Ready(cause.token());
+            return Poll::Ready(Cutting { token: cause.token(), text: self.text });
         }
-        for deadline in [&self.set.total, &self.set.idle].into_iter().flatten() {
+        for deadline in [&self.set.total, &self.set.start, &self.set.idle].into_iter().flatten() {
             deadline.wake(cx.waker());
         }
         Poll::Pending
@@ -181,5 +216,9 @@ impl Watch for Cut {
         if let Some(idle) = &mut self.set.idle {
             idle.restart(Instant::now(), cx.waker());
         }
+    }
+
+    fn spoke(&mut self) {
+        self.set.start = None;
     }
 }
