@@ -82,6 +82,18 @@ fn families(live: &Live, counts: &Counts, drain: &Drain) -> Vec<Family> {
             number((live.external.names().len() + live.internal.names().len()) as f64),
         ),
         family(
+            "lockkeeper_gateway_compilations_total",
+            "Ingresses whose routes were compiled: one for each that changed.",
+            Kind::Counter,
+            number(live.work.compiled.load(Ordering::Relaxed) as f64),
+        ),
+        family(
+            "lockkeeper_gateway_certificates_read_total",
+            "Certificates that were parsed: one for each Secret that changed.",
+            Kind::Counter,
+            number(live.work.certificates.load(Ordering::Relaxed) as f64),
+        ),
+        family(
             "lockkeeper_gateway_ready",
             "Whether this replica is ready.",
             Kind::Gauge,

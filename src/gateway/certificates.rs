@@ -51,11 +51,16 @@ pub struct Certificates {
     defaults: BTreeMap<Side, Key>,
     external: Names,
     internal: Names,
+    /// Secrets that are named, or are there, other than before.
+    unsettled: BTreeSet<Key>,
+    read: u64,
 }
 
 /// What is known of a Secret.
 #[derive(Default)]
 struct Known {
+    /// What was judged last.
+    judged: Option<Arc<Secret>>,
     /// The last pair that could be used.
     good: Option<Arc<Identity>>,
     /// What is wrong with it now.
@@ -65,12 +70,20 @@ struct Known {
 
 impl Certificates {
     /// A Secret is as told, or gone; says which objects it matters to.
-    pub fn secret(&mut self, key: &Key, secret: Option<&Secret>) -> BTreeSet<Key> {
+    pub fn secret(&mut self, key: &Key, secret: Option<&Arc<Secret>>) -> BTreeSet<Key> {
         let known = self.secrets.entry(key.clone()).or_default();
-        known.present = secret.is_some();
+        if secret.is_some() && known.judged.as_ref() == secret {
+            return BTreeSet::new();
+        }
+        known.judged = secret.cloned();
+        if known.present != secret.is_some() {
+            known.present = secret.is_some();
+            self.unsettled.insert(key.clone());
+        }
         match secret {
             None => known.wrong = Some(format!("Secret {key} does not exist")),
             Some(secret) => {
+                self.read += 1;
                 let pair = Identity::from_pem(secret.value(names::FILE_CERTIFICATE), secret.value(names::FILE_KEY));
                 match pair {
                     Ok(identity) => {
@@ -116,12 +129,14 @@ impl Certificates {
         }
         for entry in &entries {
             self.users.entry(entry.secret.clone()).or_default().insert(object.clone());
+            self.unsettled.insert(entry.secret.clone());
             self.apply(entry, true);
         }
         if !entries.is_empty() {
             self.entries.insert(object.clone(), entries);
         }
         let gone: BTreeSet<Key> = before.into_iter().map(|entry| entry.secret).collect();
+        self.unsettled.extend(gone.iter().cloned());
         for key in gone.iter().filter(|key| !self.users.contains_key(*key)) {
             if self.secrets.get(key).is_some_and(|known| !known.present) {
                 self.secrets.remove(key);
@@ -131,10 +146,12 @@ impl Certificates {
 
     /// The Secret for hosts of a side without one of their own.
     pub fn set_default(&mut self, side: Side, secret: Option<Key>) {
-        match secret {
+        self.unsettled.extend(secret.clone());
+        let before = match secret {
             Some(key) => self.defaults.insert(side, key),
             None => self.defaults.remove(&side),
         };
+        self.unsettled.extend(before);
         self.apply_defaults();
     }
 
@@ -148,10 +165,21 @@ impl Certificates {
         })
     }
 
-    /// The Secrets that objects and defaults name.
+    /// Whether an object or a default names the Secret.
     #[must_use]
-    pub fn named(&self) -> BTreeSet<Key> {
-        self.users.keys().chain(self.defaults.values()).cloned().collect()
+    pub fn is_named(&self, secret: &Key) -> bool {
+        self.users.contains_key(secret) || self.defaults.values().any(|default| default == secret)
+    }
+
+    /// Secrets that may be named, or be there, other than when this was asked last.
+    pub fn take_unsettled(&mut self) -> BTreeSet<Key> {
+        std::mem::take(&mut self.unsettled)
+    }
+
+    /// How many certificates have been parsed so far.
+    #[must_use]
+    pub fn read(&self) -> u64 {
+        self.read
     }
 
     /// Whether a Secret was found.
@@ -200,11 +228,11 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    fn secret(name: &str) -> Secret {
+    fn secret(name: &str) -> Arc<Secret> {
         let key = rcgen::KeyPair::generate().unwrap();
         let certificate = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap().self_signed(&key).unwrap();
         let pair = [("tls.crt", certificate.pem()), ("tls.key", key.serialize_pem())];
-        Secret { data: pair.into_iter().map(|(k, v)| (k.to_owned(), v.into_bytes())).collect() }
+        Arc::new(Secret { data: pair.into_iter().map(|(k, v)| (k.to_owned(), v.into_bytes())).collect() })
     }
 
     fn entry(host: &str, secret: &Key) -> Entry {
@@ -227,8 +255,12 @@ mod tests {
         assert_eq!((shown(&certificates, "a").as_deref(), certificates.wrong(&object)), (Some("first"), None));
         certificates.secret(&key, Some(&secret("second")));
         assert_eq!(shown(&certificates, "a").as_deref(), Some("second"));
+        assert_eq!(certificates.take_unsettled(), BTreeSet::from([key.clone()]));
+        let (read, again) = (certificates.read(), certificates.secrets[&key].judged.clone());
+        assert_eq!(certificates.secret(&key, again.as_ref()), BTreeSet::new());
+        assert_eq!((certificates.read(), certificates.take_unsettled().len()), (read, 0), "the same is not read twice");
 
-        certificates.secret(&key, Some(&Secret { data: BTreeMap::new() }));
+        certificates.secret(&key, Some(&Arc::new(Secret { data: BTreeMap::new() })));
         assert_eq!(shown(&certificates, "a").as_deref(), Some("second"));
         assert!(certificates.wrong(&object).unwrap().starts_with("Secret ns/s: "));
         certificates.secret(&key, None);
@@ -249,7 +281,7 @@ mod tests {
         assert_eq!(shown(&certificates, "a").as_deref(), Some("one"));
         certificates.secret(&key, Some(&secret("two")));
         assert_eq!(shown(&certificates, "a").as_deref(), Some("two"));
-        assert!(certificates.named().contains(&key));
+        assert!(certificates.is_named(&key));
 
         certificates.set_default(Side::External, None);
         assert_eq!(shown(&certificates, "a"), None);

@@ -4,6 +4,7 @@
 //! routing table and both sets of certificates, is in force on every worker at once.
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
@@ -74,6 +75,11 @@ impl Control {
         network: watch::Receiver<Arc<Network>>,
         kourier: watch::Receiver<Arc<Kourier>>,
     ) -> Self {
+        let mut config = config;
+        if matches!(source, Source::Directory(_)) && config.secrets == Secrets::Needed {
+            // It is read whole anyway.
+            config.secrets = Secrets::All;
+        }
         let state = State::new(&config.class, &config.system_namespace);
         let internal_service = Key::new(&config.gateway_namespace, &config.internal_service);
         Self {
@@ -200,6 +206,8 @@ impl Control {
             self.live.external.publish(self.state.certificates.names(Side::External));
             self.live.internal.publish(self.state.certificates.names(Side::Internal));
             self.live.routes.store(Arc::new(routes));
+            self.live.work.compiled.store(self.state.compiled(), Ordering::Relaxed);
+            self.live.work.certificates.store(self.state.certificates.read(), Ordering::Relaxed);
         }
         let mut replicas: BTreeSet<_> = self.state.backends.addresses(&self.internal_service);
         if replicas.is_empty() && matches!(self.source, Source::Directory(_)) {
@@ -247,10 +255,15 @@ impl Control {
 
     /// Watches each Secret that is named and does not come with the others.
     fn watch_named_secrets(&mut self) {
-        let named = self.state.certificates.named();
-        self.secrets.retain(|key, _| named.contains(key));
         let all = self.config.secrets == Secrets::All;
-        for key in named {
+        for key in self.state.certificates.take_unsettled() {
+            if !self.state.certificates.is_named(&key) {
+                if self.secrets.remove(&key).is_some() {
+                    // Nobody tells of it from now on; whoever names it again asks anew.
+                    self.state.secret(&key, None);
+                }
+                continue;
+            }
             let default = self.is_default(&key);
             let wanted = default || self.config.secrets == Secrets::Needed;
             if all || !wanted || self.state.certificates.has(&key) || self.secrets.contains_key(&key) {

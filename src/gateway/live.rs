@@ -1,6 +1,6 @@
 //! What workers read: published whole by the control side, read with atomic loads in the path of a request.
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 
@@ -38,7 +38,18 @@ pub struct Live {
     pub own_name: String,
     /// A proxy in front redirects, so that this one does not.
     pub never_redirect: bool,
+    /// What following the objects has cost.
+    pub work: Work,
     ready: AtomicBool,
+}
+
+/// What following the objects has cost so far.
+#[derive(Default)]
+pub struct Work {
+    /// Objects whose routes were compiled.
+    pub compiled: AtomicU64,
+    /// Certificates that were parsed.
+    pub certificates: AtomicU64,
 }
 
 impl Live {
@@ -61,6 +72,7 @@ impl Live {
             trust,
             own_name,
             never_redirect,
+            work: Work::default(),
             ready: AtomicBool::new(false),
         })
     }

@@ -32,6 +32,7 @@ pub struct State {
     upstream_tls: (bool, bool),
     /// Whether the routing table or the certificates have changed since they were taken.
     changed: bool,
+    compiled: u64,
 }
 
 /// An object of ours.
@@ -78,6 +79,7 @@ impl State {
             touched: HashSet::new(),
             upstream_tls: (false, false),
             changed: true,
+            compiled: 0,
         }
     }
 
@@ -101,7 +103,7 @@ impl State {
     }
 
     /// A Secret is as told, or gone.
-    pub fn secret(&mut self, key: &Key, secret: Option<&Secret>) {
+    pub fn secret(&mut self, key: &Key, secret: Option<&Arc<Secret>>) {
         let users = self.certificates.secret(key, secret);
         self.touched.extend(users);
         self.changed = true;
@@ -138,6 +140,12 @@ impl State {
     #[must_use]
     pub fn object(&self, key: &Key) -> Option<&Arc<Ingress>> {
         self.objects.get(key).map(|known| &known.ingress)
+    }
+
+    /// How often an object's routes have been compiled so far.
+    #[must_use]
+    pub fn compiled(&self) -> u64 {
+        self.compiled
     }
 
     /// How many objects there are.
@@ -198,6 +206,9 @@ impl State {
     }
 
     fn take(&mut self, key: &Key, ingress: &Arc<Ingress>, at: Instant) {
+        if self.objects.get(key).is_some_and(|known| Arc::ptr_eq(&known.ingress, ingress)) {
+            return;
+        }
         self.touched.insert(key.clone());
         let mut known = self.objects.remove(key).unwrap_or_else(|| Known {
             ingress: ingress.clone(),
@@ -232,6 +243,7 @@ impl State {
     }
 
     fn compile(&mut self, key: &Key, ingress: &Ingress, at: Instant) -> Result<Compiled<Arc<Backend>>, String> {
+        self.compiled += 1;
         let object = ingress.to_compile(key.namespace(), key.name());
         let backends = &mut self.backends;
         compile::compile(object, |service, upstream| {

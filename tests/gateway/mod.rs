@@ -1,8 +1,10 @@
 //! The gateway role against the contract of Knative's ingress: real listeners, real upstreams, objects from a directory
 //! of manifests or from an API server.
 mod authz;
+mod cluster;
 mod harness;
 mod routing;
+mod scale;
 mod tls;
 mod traces;
 mod update;

@@ -309,7 +309,7 @@ fn single(state: &mut State, method: &Method, target: &Target, payload: &Value) 
     let namespace = target.namespace.clone().unwrap_or_default();
     let named = |object: &Value| object["metadata"]["name"].as_str().map(str::to_owned);
     let name = target.name.clone().or_else(|| named(payload)).unwrap_or_default();
-    let known = state.object(plural, &namespace, &name);
+    let known = state.objects.get(&(target.resource.clone(), namespace.clone(), name.clone())).cloned();
     let absent = || (404, "NotFound", format!("{plural} {name:?} not found"));
     let mut new = match (method, known) {
         (&Method::POST, None) => payload.clone(),

@@ -68,7 +68,8 @@ impl Watch {
                 let held = state.held.contains(&plural);
                 let new = |event: &&Event| event.version > self.from && event.resource == self.resource && !held;
                 let cut = state.cuts.get(&plural).filter(|cut| cut.0 > cuts).map(|cut| cut.1);
-                (state.history.iter().filter(new).cloned().collect::<Vec<_>>(), cut, state.bookmarks)
+                let from = state.history.partition_point(|event| event.version <= self.from);
+                (state.history.iter().skip(from).filter(new).cloned().collect::<Vec<_>>(), cut, state.bookmarks)
             };
             for event in events {
                 self.from = event.version;
