@@ -8,6 +8,7 @@ use std::time::Instant;
 use http::{HeaderName, HeaderValue, StatusCode};
 
 use super::body::Watches;
+use super::departure::Departure;
 use super::headers::{self, Has};
 use super::lines::Head;
 use super::stream::Interim;
@@ -40,6 +41,8 @@ pub struct Connection {
     pub interim: Rc<Interim>,
     /// A response of unknown length goes to the caller in chunks (HTTP/1.1 only).
     pub chunks: Cell<bool>,
+    /// Whether the caller leaves while nobody reads (HTTP/1.1 only).
+    pub departure: Departure,
     /// The upstream half of an upgrade that was answered with 101; once the answer is on its way also what was tied
     /// to its body, and whether the protocol is WebSocket.
     pub tunnel: RefCell<Option<(Ready, Option<(Watches, bool)>)>>,
@@ -64,6 +67,7 @@ impl Connection {
             quiet: Cell::new(false),
             interim: Rc::default(),
             chunks: Cell::new(false),
+            departure: Departure::default(),
             tunnel: RefCell::default(),
         }
     }

@@ -8,6 +8,7 @@ pub mod body;
 pub mod call;
 pub mod cause;
 pub mod date;
+pub mod departure;
 pub mod dial;
 pub mod entrance;
 pub mod guide;

@@ -96,11 +96,14 @@ impl Stream {
         if self.lines.has_ready() {
             return Poll::Ready(());
         }
-        let socket = match &self.socket {
+        self.tcp().poll_read_ready(cx).map(drop)
+    }
+
+    fn tcp(&self) -> &TcpStream {
+        match &self.socket {
             Socket::Plain(socket) => socket,
             Socket::Tls(stream) => stream.get_ref().0,
-        };
-        socket.poll_read_ready(cx).map(drop)
+        }
     }
 
     fn wrote<T>(&mut self, written: Poll<T>) -> Poll<T> {
@@ -227,6 +230,10 @@ impl AsyncWrite for Stream {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // hyper flushes after it has asked the service, whatever there is to write.
+        if self.connection.departure.is_wanted() {
+            self.connection.departure.look_at(self.tcp());
+        }
         if self.connection.interim.any.get() {
             self.connection.interim.complete();
             let written = self.poll_interim(cx);

@@ -305,3 +305,32 @@ fn given_http2_requests_that_wait_when_a_pod_appears_then_all_are_served() {
         assert!(statuses.iter().all(|status| *status == 200), "{statuses:?}");
     }
 }
+
+/// A4: a caller that leaves frees its place though nobody reads its body, whether it closes or resets.
+#[test]
+fn given_callers_whose_bodies_are_not_read_when_they_leave_then_their_places_are_free() {
+    let world = World::new(false);
+    world.create(world.revision());
+    let activator = super::world::Activator::of(world.builder().env("LOCKKEEPER_QUEUE_DEPTH", 1), false);
+    let head = named(NAMESPACE, REVISION);
+    let body = "x".repeat(20_000);
+    let upload = format!("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9000000\r\n{head}\r\n{body}");
+    for reset in [false, true] {
+        let mut waiting = None;
+        // It waits when it is not answered; the one before may still have to be noticed.
+        eventually("it waits", || {
+            let mut client = Raw::plain(activator.http1);
+            let answered = client.send(&upload).reply_within(Duration::from_millis(300)).is_some();
+            waiting = (!answered).then_some(client);
+            !answered
+        });
+        assert_eq!(activator.get().status(), 503, "the queue is full");
+        let client = waiting.unwrap();
+        if reset {
+            client.reset_on_close();
+        }
+        drop(client);
+
+        eventually("its place is free", || activator.ask().reply_within(Duration::from_millis(200)).is_none());
+    }
+}

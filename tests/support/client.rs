@@ -158,6 +158,12 @@ impl Raw {
         self.try_reply()
     }
 
+    /// When it is dropped, the connection is reset and not closed.
+    pub fn reset_on_close(&self) {
+        let socket = socket2::SockRef::from(&self.socket);
+        socket.set_linger(Some(Duration::ZERO)).unwrap();
+    }
+
     /// Half-closes.
     pub fn shutdown(&mut self) {
         let _ = self.socket.shutdown(std::net::Shutdown::Write);

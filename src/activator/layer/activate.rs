@@ -18,7 +18,7 @@ use crate::activator::throttle::{Entry, Failure as Unusable, Refused, Slot};
 use crate::activator::upstream::{Network, verdict};
 use crate::activator::worker::{Local, Worker};
 use crate::http::body::Watch;
-use crate::http::call::Offered;
+use crate::http::call::{Call, Offered};
 use crate::http::cause::{Cause, Timer};
 use crate::http::layer::timeouts::Timed;
 use crate::http::proxy::{Failure, Prepared, Replay, unreached};
@@ -77,7 +77,7 @@ async fn dispatch(worker: &Worker, local: &Local, request: Request) -> Result<Re
     }
     let entry = revision.throttle.enter(cost);
     let waits = matches!(entry, Entry::Wait(_));
-    let mut slot = granted(worker, local, entry, call.started).await?;
+    let mut slot = granted(worker, local, entry, &call).await?;
     if waits {
         worker.metrics.waited(worker.index, call.started.elapsed());
     }
@@ -128,7 +128,7 @@ async fn dispatch(worker: &Worker, local: &Local, request: Request) -> Result<Re
                 // Another pod is a new start: it may be gone as well and is only asked to connect.
                 (prepared, lost, tries) = (*again, true, 0);
                 worker.metrics.count(worker.index, Count::Lost);
-                slot = granted(worker, local, revision.throttle.enter_again(cost), call.started).await?;
+                slot = granted(worker, local, revision.throttle.enter_again(cost), &call).await?;
             }
             Err(Failure::Unreached(untaken, error)) => {
                 told(local, &slot, &error);
@@ -140,30 +140,37 @@ async fn dispatch(worker: &Worker, local: &Local, request: Request) -> Result<Re
                 }
                 prepared = *untaken;
                 worker.metrics.count(worker.index, Count::Retry);
-                slot = granted(worker, local, revision.throttle.enter_again(cost), call.started).await?;
+                slot = granted(worker, local, revision.throttle.enter_again(cost), &call).await?;
             }
         }
     }
 }
 
 /// Waits for the slot, if need be.
-async fn granted(worker: &Worker, local: &Local, entry: Entry, started: Instant) -> Result<Slot, Cause> {
+async fn granted(worker: &Worker, local: &Local, entry: Entry, call: &Call) -> Result<Slot, Cause> {
     let wait = match entry {
         Entry::Granted(slot) => return Ok(slot),
         Entry::Refused(why) => return Err(refused(local, why)),
         Entry::Wait(wait) => wait,
     };
-    let waited = match worker.waiting_timeout {
-        None => wait.await,
-        Some(limit) => match tokio::time::timeout_at((started + limit).into(), wait).await {
-            Ok(waited) => waited,
-            Err(_) => {
-                let text = "activator request timeout: no pod could take the request in time";
-                return Err(Cause::Timeout { timer: Timer::Waiting, after: limit, text });
-            }
-        },
+    let unread = !call.connection.h2.get() && !call.request_ended.get();
+    let limit = async {
+        match worker.waiting_timeout {
+            Some(limit) => tokio::time::sleep_until((call.started + limit).into()).await,
+            None => std::future::pending().await,
+        }
     };
-    waited.map_err(|why| refused(local, why))
+    let left = async { if unread { call.connection.departure.happened().await } else { std::future::pending().await } };
+    tokio::select! {
+        biased;
+        waited = wait => waited.map_err(|why| refused(local, why)),
+        () = limit => {
+            let text = "activator request timeout: no pod could take the request in time";
+            let after = worker.waiting_timeout.unwrap_or_default();
+            Err(Cause::Timeout { timer: Timer::Waiting, after, text })
+        }
+        () = left => Err(Cause::CallerLeft),
+    }
 }
 
 fn refused(local: &Local, why: Refused) -> Cause {
