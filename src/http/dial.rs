@@ -18,6 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
+use super::limits;
 use super::local::Local;
 use crate::tls;
 use crate::tls::client::{Alpn, Connector};
@@ -164,6 +165,7 @@ impl Target {
         };
         let socket = connected.map_err(Unreached::Refused)?;
         let _ = socket.set_nodelay(true);
+        keep_alive(&socket);
         match &self.tls {
             None => Ok((Socket::Plain(socket), 0)),
             Some(tls) => Box::pin(tls.shake_hands(socket, self.address, self.handshake)).await,
@@ -175,6 +177,17 @@ impl Target {
     pub fn still_trusts(&self, generation: u64) -> bool {
         self.tls.as_ref().is_none_or(|tls| tls.trust.is_current(generation))
     }
+}
+
+/// A node that vanished says nothing: the kernel asks for a sign of life while a response is awaited and while the
+/// connection is idle. No limit on what is sent and not taken, which the kernel would also apply to an application that
+/// reads slowly.
+fn keep_alive(socket: &TcpStream) {
+    use rustix::net::sockopt;
+    let _ = sockopt::set_socket_keepalive(socket, true)
+        .and_then(|()| sockopt::set_tcp_keepidle(socket, limits::KEEP_ALIVE))
+        .and_then(|()| sockopt::set_tcp_keepintvl(socket, limits::KEEP_ALIVE))
+        .and_then(|()| sockopt::set_tcp_keepcnt(socket, limits::KEEP_ALIVE_PROBES));
 }
 
 impl Tls {

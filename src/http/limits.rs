@@ -41,3 +41,8 @@ pub const LINGER_IDLE: Duration = Duration::from_secs(5);
 /// HTTP/2 streams on a connection to the application before its SETTINGS say how many it takes: what RFC 9113 (section 6.5.2)
 /// recommends as the least to allow. With more, a server of that limit refuses the rest of a crowd.
 pub const UPSTREAM_STREAMS: usize = 100;
+/// How long nothing comes from an upstream on another machine before it is asked for a sign of life, and how long after
+/// that again; as Go's dialer in the activator.
+pub const KEEP_ALIVE: Duration = Duration::from_secs(5);
+/// How often it is asked before the connection counts as broken.
+pub const KEEP_ALIVE_PROBES: u32 = 3;

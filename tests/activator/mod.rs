@@ -5,6 +5,7 @@ mod chaos;
 mod cold_start;
 mod encryption;
 mod lost;
+mod many_pods;
 mod observed;
 mod probes;
 mod request;
