@@ -43,8 +43,8 @@ pub struct Connection {
     pub chunks: Cell<bool>,
     /// Whether the caller leaves while nobody reads (HTTP/1.1 only).
     pub departure: Departure,
-    /// The upstream half of an upgrade that was answered with 101; once the answer is on its way also what was tied
-    /// to its body, and whether the protocol is WebSocket.
+    /// The upstream half of an upgrade that was answered with 101 (HTTP/1.1 only); once the answer is on its way also what
+    /// was tied to its body, and whether the protocol is WebSocket.
     pub tunnel: RefCell<Option<(Ready, Option<(Watches, bool)>)>>,
 }
 
@@ -102,6 +102,8 @@ pub struct Call {
     pub trace: RefCell<Option<Box<RequestTrace>>>,
     /// Interim responses on their way to the caller (HTTP/2 only).
     pub informational: RefCell<Vec<http::Response<()>>>,
+    /// The upstream half of an upgrade that was answered with 101 (HTTP/2 only).
+    pub tunnel: RefCell<Option<Box<Ready>>>,
     /// What the role's layers found out about the request's headers, in bits of their own.
     pub marks: Cell<u32>,
     /// The upstream that the request was last offered to, where the role chooses among several.
@@ -125,6 +127,7 @@ impl Call {
             cause: Cell::new(None),
             trace: RefCell::new(None),
             informational: RefCell::default(),
+            tunnel: RefCell::default(),
             marks: Cell::new(0),
             upstream: Cell::new(None),
             begun: Cell::new(false),

@@ -15,6 +15,7 @@ use super::body::{Aborted, Body};
 use super::call::{Call, Connection};
 use super::cause::Cause;
 use super::guide::{Connections, Guide};
+use super::h2_tunnel::{self, Asked};
 use super::inbound::Inbound;
 use super::server::Told;
 use super::{Request, Response, headers};
@@ -38,13 +39,24 @@ where
     S: tower::Service<Request, Response = Response, Error = Cause>,
 {
     /// A request has come in.
-    pub fn enter(&self, mut head: http::request::Parts, body: Inbound) -> Answer<S::Future> {
+    pub fn enter(&self, head: http::request::Parts, body: Inbound) -> Answer<S::Future> {
+        self.enter_h2(head, body, None).0
+    }
+
+    /// As [`Self::enter`]; a request for a WebSocket gives what its caller will send apart, and gets it back.
+    pub fn enter_h2(
+        &self,
+        mut head: http::request::Parts,
+        body: Inbound,
+        from_caller: Option<h2::RecvStream>,
+    ) -> (Answer<S::Future>, Option<Box<Asked>>) {
         self.info.head.end(&mut head.headers);
         self.info.chunks.set(head.version == Version::HTTP_11);
         let call = Rc::new(Call::new(self.info.clone(), Instant::now()));
         call.request_ended.set(hyper::body::Body::is_end_stream(&body));
         let under_way = Some(UnderWay::new(self.guide.clone(), self.info.clone()));
         let early = before_the_stack(&mut head, &call);
+        let asked = from_caller.map(|from_caller| h2_tunnel::translate(&mut head, from_caller));
         if let Some(Err(cause)) = &early {
             self.told.answered(cause.token());
         }
@@ -53,7 +65,7 @@ where
             Some(_) => None,
         };
         let early = early.map(Box::new);
-        Answer { future, early, call, under_way, guide: self.guide.clone(), all: self.all.clone() }
+        (Answer { future, early, call, under_way, guide: self.guide.clone(), all: self.all.clone() }, asked)
     }
 }
 

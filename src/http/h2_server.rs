@@ -5,6 +5,7 @@
 //! connection's own task polls. It also sends interim responses, which hyper's server cannot.
 
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -17,6 +18,7 @@ use http_body::Body as _;
 use super::body::Body;
 use super::cause::Cause;
 use super::entrance::{Answer, Entrance};
+use super::h2_tunnel::{self, Asked, Leaving};
 use super::headers::{self, Has};
 use super::inbound::{Inbound, Received};
 use super::pump::{Pump, Stopped};
@@ -29,6 +31,7 @@ pub struct Http2<S: tower::Service<Request>> {
     entrance: Entrance<S>,
     streams: FuturesUnordered<Exchange<S::Future>>,
     finishing: bool,
+    leaving: Rc<Leaving>,
 }
 
 enum State {
@@ -43,7 +46,7 @@ where
     /// A connection whose preface is still to come.
     pub fn new(builder: &Builder, stream: Stream, entrance: Entrance<S>) -> Self {
         let state = State::Opening(builder.handshake(stream));
-        Self { state, entrance, streams: FuturesUnordered::new(), finishing: false }
+        Self { state, entrance, streams: FuturesUnordered::new(), finishing: false, leaving: Rc::default() }
     }
 
     /// Says that no more streams are taken, and ends when those under way have ended.
@@ -52,6 +55,12 @@ where
             connection.graceful_shutdown();
         }
         self.finishing = true;
+    }
+
+    /// Tells WebSockets to say goodbye; false if there are none. The connection then ends with the last of them.
+    pub fn leave(&mut self) -> bool {
+        self.leaving.begin();
+        self.leaving.has_tunnels()
     }
 
     /// Goes on; ready at the end of the connection. Streams that are under way then are dropped.
@@ -80,12 +89,21 @@ where
         } {
             let (request, reply) = accepted;
             let (head, body) = request.into_parts();
-            let answer = self.entrance.enter(head, Inbound::Http2(Received::new(body)));
-            self.streams.push(Exchange { reply, state: ExchangeState::Awaiting { answer } });
+            let (asked, body) = match h2_tunnel::asks(&head) {
+                true => (Some(body), Inbound::None),
+                false => (None, Inbound::Http2(Received::new(body))),
+            };
+            let (answer, asked) = self.entrance.enter_h2(head, body, asked);
+            let leaving = asked.is_some().then(|| self.leaving.clone());
+            let asked = asked.zip(leaving);
+            self.streams.push(Exchange { reply, asked, state: ExchangeState::Awaiting { answer } });
             came = true;
         }
         if came {
             while let Poll::Ready(Some(())) = Pin::new(&mut self.streams).poll_next(cx) {}
+        }
+        if self.leaving.is_over() {
+            return Poll::Ready(());
         }
         Poll::Pending
     }
@@ -95,6 +113,8 @@ pin_project_lite::pin_project! {
     /// A request and its response.
     struct Exchange<F> {
         reply: SendResponse<Bytes>,
+        // It asks for a WebSocket.
+        asked: Option<(Box<Asked>, Rc<Leaving>)>,
         #[pin]
         state: ExchangeState<F>,
     }
@@ -105,6 +125,7 @@ pin_project_lite::pin_project! {
     enum ExchangeState<F> {
         Awaiting { #[pin] answer: Answer<F> },
         Sending { pump: Pump<Body> },
+        Tunnel { running: Pin<Box<dyn Future<Output = ()>>> },
     }
 }
 
@@ -121,6 +142,7 @@ impl<F: Future<Output = Result<Response, Cause>>> Future for Exchange<F> {
                     }
                     return Poll::Ready(());
                 }
+                ExchangeProject::Tunnel { running } => return running.as_mut().poll(cx),
                 ExchangeProject::Awaiting { mut answer } => {
                     let answered = answer.as_mut().poll(cx);
                     for interim in answer.call().informational.take() {
@@ -129,6 +151,26 @@ impl<F: Future<Output = Result<Response, Cause>>> Future for Exchange<F> {
                     let Poll::Ready(Ok(response)) = answered else {
                         // The caller may take its request back.
                         return this.reply.poll_reset(cx).map(drop);
+                    };
+                    let response = match this.asked.take() {
+                        None => response,
+                        Some((asked, leaving)) => {
+                            let upstream = answer.call().tunnel.take();
+                            match upstream.filter(|_| asked.is_answered_by(&response)) {
+                                Some(upstream) => match asked.open(response, *upstream, this.reply, &leaving) {
+                                    Some(running) => {
+                                        this.state.set(ExchangeState::Tunnel { running });
+                                        continue;
+                                    }
+                                    None => return Poll::Ready(()),
+                                },
+                                // What is no refusal would be taken for a WebSocket.
+                                None if response.status().as_u16() < 300 => {
+                                    Cause::UpstreamSwitch.respond(answer.call())
+                                }
+                                None => response,
+                            }
+                        }
                     };
                     match begin(this.reply, response) {
                         Some(pump) => this.state.set(ExchangeState::Sending { pump }),

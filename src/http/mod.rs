@@ -15,6 +15,7 @@ pub mod guide;
 pub mod h1_client;
 pub mod h1_framing;
 pub mod h2_server;
+pub mod h2_tunnel;
 pub mod headers;
 pub mod inbound;
 pub mod interim;

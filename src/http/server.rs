@@ -82,7 +82,8 @@ where
             h1.max_headers(settings.header_lines);
         }
         let mut h2 = h2::server::Builder::new();
-        h2.max_concurrent_streams(settings.streams)
+        h2.enable_connect_protocol()
+            .max_concurrent_streams(settings.streams)
             .initial_window_size(limits::STREAM_WINDOW)
             .initial_connection_window_size(limits::CONNECTION_WINDOW)
             .max_header_list_size(limits::H2_HEADER_LIST)
@@ -194,6 +195,10 @@ async fn linger(mut stream: Stream, guide: &Guide) {
 trait Drive {
     fn poll_drive(&mut self, cx: &mut Context<'_>) -> Poll<hyper::Result<()>>;
     fn finish(&mut self);
+    /// It has to end: whether it says goodbye first, and then ends by itself.
+    fn leaves_later(&mut self) -> bool {
+        false
+    }
     /// Whether saying that we leave does not close what a caller may be about to use.
     const ANNOUNCES: bool;
 }
@@ -222,6 +227,9 @@ where
     fn finish(&mut self) {
         Http2::finish(self);
     }
+    fn leaves_later(&mut self) -> bool {
+        self.leave()
+    }
 }
 
 struct Driven<'a, C> {
@@ -248,7 +256,8 @@ impl<C: Drive + Unpin> Future for Driven<'_, C> {
         if order > *this.told {
             *this.told = order;
             match order {
-                Order::Leave => return Poll::Ready(Outcome::Ended(Ok(()))),
+                Order::Leave if !this.connection.leaves_later() => return Poll::Ready(Outcome::Ended(Ok(()))),
+                Order::Leave => {}
                 Order::Announce if !C::ANNOUNCES => {}
                 _ => this.connection.finish(),
             }

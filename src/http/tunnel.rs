@@ -11,7 +11,6 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::body::{Cutting, End, Watches};
 use super::guide::Guide;
 use super::replay::Upstream;
-use super::stream::Stream;
 
 /// Bytes that one direction holds at most.
 const BUFFER: usize = 8 * 1024;
@@ -99,14 +98,33 @@ impl Half {
     }
 }
 
+/// Who says when a tunnel has to end.
+pub trait Leaves {
+    /// Whether it has to; if not, whoever asks is woken when that changes.
+    fn must_leave(&self, cx: &mut Context<'_>) -> bool;
+}
+
+impl Leaves for Rc<Guide> {
+    fn must_leave(&self, cx: &mut Context<'_>) -> bool {
+        self.register(cx);
+        Guide::must_leave(self)
+    }
+}
+
 /// Runs a tunnel to its end. `watches` are what was tied to the 101 response; `guide` says when to leave.
-pub async fn run(mut down: Stream, ahead: Bytes, up: Ready, websocket: bool, mut watches: Watches, guide: Rc<Guide>) {
+pub async fn run<D: AsyncRead + AsyncWrite + Unpin>(
+    mut down: D,
+    ahead: Bytes,
+    up: Ready,
+    websocket: bool,
+    mut watches: Watches,
+    guide: impl Leaves,
+) {
     let Ready { mut upstream, read_ahead } = up;
     let mut to_app = Half::new(&ahead, websocket);
     let mut to_caller = Half::new(&read_ahead, websocket);
     let end = std::future::poll_fn(|cx| {
-        guide.register(cx);
-        if guide.must_leave() {
+        if guide.must_leave(cx) {
             return Poll::Ready(End::Broken("drain"));
         }
         if let Poll::Ready(Cutting { token, .. }) = watches.poll_cut(cx) {
@@ -137,7 +155,7 @@ pub async fn run(mut down: Stream, ahead: Bytes, up: Ready, websocket: bool, mut
 }
 
 /// Close frames (RFC 6455 section 7.4.1: 1001, going away) where no frame is under way.
-async fn say_goodbye(down: &mut Stream, to_caller: &Half, up: &mut Upstream, to_app: &Half) {
+async fn say_goodbye<D: AsyncWrite + Unpin>(down: &mut D, to_caller: &Half, up: &mut Upstream, to_app: &Half) {
     use tokio::io::AsyncWriteExt as _;
     let goodbye = async {
         if to_caller.at_frame_border() {

@@ -437,7 +437,7 @@ impl Lease {
         self.reused
     }
 
-    /// Sends a request. A 101 answer leaves its connection in `call.connection.tunnel`. With `replay`, the request goes
+    /// Sends a request. A 101 answer leaves its connection in `tunnel` of the call or of its connection. With `replay`, the request goes
     /// out once more on a fresh connection if this one, reused, ends before a byte of the response. With `keep`, one
     /// without a body comes back if there is no other connection either, or the fresh one ends as well.
     ///
@@ -475,7 +475,12 @@ impl Lease {
             && let Some(h1) = self.h1.take()
         {
             let (io, read_ahead) = h1.http.into_parts();
-            *call.connection.tunnel.borrow_mut() = Some((Ready::new(io, read_ahead), None));
+            let ready = Ready::new(io, read_ahead);
+            if call.connection.h2.get() {
+                *call.tunnel.borrow_mut() = Some(Box::new(ready));
+            } else {
+                *call.connection.tunnel.borrow_mut() = Some((ready, None));
+            }
         }
         Ok((response, self))
     }

@@ -8,3 +8,4 @@ mod scale;
 mod tls;
 mod traces;
 mod update;
+mod websocket;

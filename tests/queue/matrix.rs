@@ -44,8 +44,6 @@ enum Outcome {
     /// Cut, and the caller can tell: by CANCEL (HTTP/2), close frame 1001 (WebSocket) or a missing end (HTTP/1.1).
     Cut(&'static str),
     LivesOn,
-    /// WebSocket over HTTP/2 is not offered, as in the original.
-    NotOffered,
     Wrong(String),
 }
 
@@ -68,9 +66,6 @@ impl Way {
 }
 
 fn expected(way: &Way, kind: Kind, timer: &str, phase: Phase) -> Outcome {
-    if kind == Kind::WebSocket && way.protocol == Protocol::Http2 {
-        return Outcome::NotOffered;
-    }
     match (phase, timer) {
         (Phase::Before, _) if kind == Kind::Grpc => Outcome::Answered(200, timer.to_owned(), "4".to_owned()),
         (Phase::Before, _) => Outcome::Answered(504, timer.to_owned(), String::new()),
@@ -133,7 +128,7 @@ async fn cell(way: &Way, kind: Kind, phase: Phase) -> io::Result<Outcome> {
     if kind == Kind::WebSocket {
         return match way.protocol {
             Protocol::Http1 => websocket(way, phase).await,
-            Protocol::Http2 => over_http2(way).await,
+            Protocol::Http2 => over_http2(way, phase).await,
         };
     }
     let mut client = Connection::open(local(way.port), way.trust.as_ref(), way.protocol).await?;
@@ -258,15 +253,45 @@ async fn read_frame(stream: &mut (impl AsyncReadExt + Unpin), frame: &mut Vec<u8
     Ok(())
 }
 
-/// Extended CONNECT (RFC 8441) is used only where the server's SETTINGS offer it: hyper refuses to send it otherwise.
-async fn over_http2(way: &Way) -> io::Result<Outcome> {
-    let mut client = Connection::open(local(way.port), way.trust.as_ref(), way.protocol).await?;
-    client.get("hello", "/").await?;
-    let mut request = client.request("CONNECT", "hello", "/ws").body(Outgoing::whole("")).map_err(io::Error::other)?;
-    request.extensions_mut().insert(hyper::ext::Protocol::from_static("websocket"));
-    match timeout(LIFE, client.send(request)).await {
-        Ok(Err(_)) => Ok(Outcome::NotOffered),
-        Ok(Ok(response)) => Ok(Outcome::Wrong(format!("status {}", response.status()))),
-        Err(_) => Ok(Outcome::Wrong("neither refused nor answered".to_owned())),
+/// The same by extended CONNECT (RFC 8441).
+async fn over_http2(way: &Way, phase: Phase) -> io::Result<Outcome> {
+    let (stream, _) = dial(local(way.port), way.trust.as_ref(), way.protocol).await?;
+    let (mut send, mut connection) = h2::client::handshake(stream).await.map_err(io::Error::other)?;
+    let mut pings = connection.ping_pong().unwrap();
+    let _driver = Stop(tokio::task::spawn_local(async move { drop(connection.await) }));
+    // Its settings have come when it has answered.
+    pings.ping(h2::Ping::opaque()).await.map_err(io::Error::other)?;
+    let path = if phase == Phase::Before { "/slow?ms=60000" } else { "/ws" };
+    let request = http::Request::connect(format!("http://hello{path}"));
+    let request = request.extension(h2::ext::Protocol::from_static("websocket")).body(()).unwrap();
+    let (response, mut to) = send.send_request(request, false).map_err(io::Error::other)?;
+    let response = response.await.map_err(io::Error::other)?;
+    if response.status() != 200 {
+        let cause = response.headers().get("x-lockkeeper-cause").and_then(|cause| cause.to_str().ok());
+        let cause = cause.unwrap_or_default().to_owned();
+        return Ok(Outcome::Answered(response.status().as_u16(), cause, String::new()));
     }
+    let mut from = response.into_body();
+    let (began, mut seen) = (Instant::now(), Vec::new());
+    while began.elapsed() < LIFE {
+        if phase == Phase::Flowing {
+            let _ = to.send_data(bytes::Bytes::from_static(&[0x81, 0x81, 0, 0, 0, 0, b'x']), false);
+        }
+        match timeout(LIFE.saturating_sub(began.elapsed()), from.data()).await {
+            Err(_) => return Ok(Outcome::LivesOn),
+            Ok(Some(Ok(data))) => {
+                let _ = from.flow_control().release_capacity(data.len());
+                seen.extend_from_slice(&data);
+            }
+            Ok(other) => return Ok(Outcome::Wrong(format!("{other:?} after {seen:?}"))),
+        }
+        while let Some(rest) = seen.strip_prefix(&[0x81, 1, b'x']) {
+            seen = rest.to_vec();
+        }
+        match &*seen {
+            [0x88, 2, 0x03, 0xe9] => return Ok(Outcome::Cut("1001")),
+            _ => tick().await,
+        };
+    }
+    Ok(Outcome::LivesOn)
 }

@@ -46,7 +46,7 @@ pub fn describe(
         }
     } else if settings.use_remote_address || settings.proxy_protocol {
         let hops = usize::try_from(settings.trusted_hops).unwrap_or(usize::MAX);
-        let told = hops.checked_sub(1).and_then(|skip| entries(headers).nth(skip)).and_then(|ip| value(ip));
+        let told = hops.checked_sub(1).and_then(|skip| entries(headers).nth(skip)).and_then(value);
         (told.unwrap_or_else(|| peer.clone()), false, ForwardedFor::Append)
     } else {
         missing(headers, connection, random);
