@@ -63,6 +63,15 @@ fn merge(object: &mut Value, patch: &Value) {
                 merge(object.entry(key).or_insert(Value::Null), value);
             }
         }
+        // Kubernetes merges containers and variables by their names.
+        (Value::Array(items), Value::Array(patch)) if patch.iter().all(|item| item.get("name").is_some()) => {
+            for patch in patch {
+                match items.iter_mut().find(|item| item["name"] == patch["name"]) {
+                    Some(item) => merge(item, patch),
+                    None => items.push(patch.clone()),
+                }
+            }
+        }
         (object, patch) => *object = patch.clone(),
     }
 }
@@ -234,6 +243,56 @@ fn when_issuers_are_followed_then_each_leads_to_the_ca() {
         assert_eq!(text(ca, "/metadata/namespace"), "cert-manager", "where Secrets of ClusterIssuers are looked for");
         let root = find(&objects, &format!("ClusterIssuer {}", text(ca, "/spec/issuerRef/name")));
         assert!(root["spec"]["selfSigned"].is_object());
+    }
+}
+
+/// OpenShift: the operator writes configuration and sets images, so none of its objects may be applied; the class is ours.
+#[test]
+fn when_the_overlay_for_openshift_is_put_together_then_it_leaves_the_operators_objects_alone() {
+    let objects = overlay("openshift");
+    for object in &objects {
+        let name = text(object, "/metadata/name");
+        assert!(!name.starts_with("config-") && name != "activator", "{}", id(object));
+    }
+    let gateway = find(&objects, &format!("Deployment {GATEWAY}/3scale-kourier-gateway"));
+    let env: HashMap<String, String> = list(gateway, "/spec/template/spec/containers/0/env")
+        .map(|env| (text(env, "/name").to_owned(), text(env, "/value").to_owned()))
+        .collect();
+    let config = Config::from_env(&env).unwrap();
+    assert_eq!(
+        (config.class.as_str(), config.gateway_namespace.as_str()),
+        ("lockkeeper.ingress.networking.knative.dev", GATEWAY)
+    );
+
+    let [serving] = &documents(Path::new("deploy/overlays/openshift/knative-serving.yaml"))[..] else { panic!() };
+    let settings = serde_json::from_value(serving["spec"]["config"]["network"].clone()).unwrap();
+    let network = Network::parse(&settings).unwrap();
+    assert!(network.system_internal_tls && network.cluster_local_domain_tls && !network.external_domain_tls);
+    for reference in serving["spec"]["config"]["certmanager"].as_object().unwrap().values() {
+        let reference: Value = serde_saphyr::from_str(reference.as_str().unwrap()).unwrap();
+        find(&objects, &format!("{} {}", text(&reference, "/kind"), text(&reference, "/name")));
+    }
+    let [subscription] = &documents(Path::new("deploy/overlays/openshift/subscription.yaml"))[..] else { panic!() };
+    let images: Vec<&str> = list(subscription, "/spec/config/env").map(|env| text(env, "/name")).collect();
+    assert_eq!(images, ["IMAGE_queue-proxy", "IMAGE_activator"]);
+}
+
+/// What the pages say to type names files that are there.
+#[test]
+fn when_the_pages_are_read_then_the_files_that_they_name_exist() {
+    for page in ["README.md", "docs/knative.md", "docs/openshift.md"] {
+        let text = fs::read_to_string(page).unwrap();
+        let end = |c: char| !c.is_ascii_alphanumeric() && !"/-_.".contains(c);
+        let named =
+            text.match_indices("deploy/").filter(|(at, _)| !text[..*at].ends_with(|c: char| c == '/' || c == '.'));
+        let mut seen = 0;
+        for (at, _) in named {
+            let path = &text[at..];
+            let path = path[..path.find(end).unwrap_or(path.len())].trim_end_matches('.');
+            assert!(Path::new(path).exists(), "{page} names {path}");
+            seen += 1;
+        }
+        assert!(seen > 0, "{page}");
     }
 }
 
