@@ -3,6 +3,7 @@
 mod authz;
 mod cluster;
 mod harness;
+mod rolling;
 mod routing;
 mod scale;
 mod tls;
