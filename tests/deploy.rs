@@ -505,14 +505,18 @@ fn given_the_gateways_roles_when_it_starts_then_they_allow_what_it_asks_for_and_
     let asked = requests(gateway, &["ingresses", "services", "endpointslices", "secrets", "configmaps"]);
     permits(&rights, &asked);
 
+    for (_, _, name, verb) in rights[SYSTEM].iter().filter(|right| right.1 == "leases") {
+        let own = format!("lockkeeper-gateway.{}", ingress::DEFAULT_CLASS);
+        assert_eq!(name.as_deref(), (verb != "create").then_some(own.as_str()), "no other Lease: {verb}");
+    }
     for (_, resource, _, verb) in rights.values().flatten() {
         let reads = ["get", "list", "watch"].contains(&verb.as_str());
         let allowed = match resource.as_str() {
             "ingresses" => reads || verb == "patch",
             "ingresses/status" => verb == "update",
             "services" | "secrets" | "endpointslices" | "configmaps" => ["list", "watch"].contains(&verb.as_str()),
-            "leases" => ["get", "create", "update", "patch"].contains(&verb.as_str()),
-            "events" => ["create", "patch"].contains(&verb.as_str()),
+            "leases" => reads || ["create", "update"].contains(&verb.as_str()),
+            "events" => ["get", "create", "patch"].contains(&verb.as_str()),
             _ => false,
         };
         assert!(allowed, "{verb} {resource}");
