@@ -2,6 +2,7 @@
 //! of manifests or from an API server.
 mod authz;
 mod cluster;
+mod conformance;
 mod harness;
 mod rolling;
 mod routing;

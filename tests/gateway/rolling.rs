@@ -144,12 +144,12 @@ fn given_mixed_load_when_three_gateways_are_replaced_one_by_one_then_no_request_
     let counts = || [0, 1, 2].map(|kind| front.done[kind].load(Ordering::Relaxed));
 
     let began = Instant::now();
-    for index in 0..3 {
+    for (index, replica) in replicas.iter_mut().enumerate() {
         let since = counts();
         eventually("all kinds of load run", || more(&since));
         let mut fresh = start(backend.port());
         let port = fresh.http();
-        let mut old = std::mem::replace(&mut replicas[index], fresh);
+        let mut old = std::mem::replace(replica, fresh);
         // As Kubernetes does it: the new one is ready and gets requests, the old one leaves and gets no new ones.
         front.ports.lock().unwrap()[index] = port;
         old.binary.signal("TERM");
