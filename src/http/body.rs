@@ -17,6 +17,7 @@ use super::entrance::UnderWay;
 use super::inbound::{Broken, Inbound, Received};
 use super::limits;
 use super::upstream::{Counted, Lease};
+use crate::worker::clock;
 
 /// How a response's body ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -173,6 +174,8 @@ impl http_body::Body for Body {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Aborted>>> {
         let this = &mut *self;
+        // The end of a body is told to many that ask for the time.
+        let _moment = clock::hold();
         for watch in &mut this.watches {
             if let Poll::Ready(Cutting { token, text }) = watch.poll_cut(cx) {
                 this.source = Source::Empty;

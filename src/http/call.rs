@@ -45,7 +45,7 @@ pub struct Connection {
     pub departure: Departure,
     /// The upstream half of an upgrade that was answered with 101 (HTTP/1.1 only); once the answer is on its way also what
     /// was tied to its body, and whether the protocol is WebSocket.
-    pub tunnel: RefCell<Option<(Ready, Option<(Watches, bool)>)>>,
+    pub tunnel: RefCell<Option<Box<(Ready, Option<(Watches, bool)>)>>>,
 }
 
 impl Connection {

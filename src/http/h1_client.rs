@@ -27,12 +27,15 @@ use super::h1_framing::{Chunk, Fault, Framing, decode, last_token, same_length};
 use super::inbound::Broken;
 use super::limits;
 use super::replay::Upstream;
+use super::spare;
 use super::trailers::{self, write_title_case};
 
 /// Bytes that one read takes.
 const READ: usize = 32 * 1024;
 /// Bytes of a request that wait to be written before more of its body is asked for.
 const AHEAD: usize = 64 * 1024;
+/// Headers for which a response's map has room at least.
+const ROOM: usize = 6;
 /// Room for header lines on the stack; cleared by nobody.
 const LINES: usize = 512;
 
@@ -63,7 +66,9 @@ pub struct Http1 {
     /// Writing failed: the response may have come all the same.
     unwritable: Option<io::Error>,
     head_only: bool,
-    /// What came and was not used yet.
+    /// What came with the head.
+    early: Bytes,
+    /// What came after it and was not used yet, or the beginning of a head.
     input: BytesMut,
     /// None when no response is under way.
     incoming: Option<Framing>,
@@ -89,15 +94,15 @@ impl Http1 {
             outgoing: Framing::Length(0),
             unwritable: None,
             head_only: false,
+            early: Bytes::new(),
             input: BytesMut::new(),
             incoming: None,
             keep: true,
         }
     }
 
-    /// Begins an exchange, and returns the request's head. The connection must be usable: fresh, or [`Self::is_usable`].
-    pub fn begin(&mut self, request: http::Request<Outbound>) -> http::request::Parts {
-        let (head, body) = request.into_parts();
+    /// Begins an exchange. The connection must be usable: fresh, or [`Self::is_usable`].
+    pub fn begin(&mut self, head: &http::request::Parts, body: Outbound) {
         self.head_only = head.method == Method::HEAD;
         let ended = body.is_end_stream();
         let length = head.headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.trim().parse().ok());
@@ -106,7 +111,9 @@ impl Http1 {
             Some(length) => Framing::Length(length),
             None => Framing::Chunked(Chunk::Size),
         };
-        self.out.reserve(512);
+        if self.out.capacity() == 0 {
+            self.out = spare::take();
+        }
         let out = &mut self.out;
         out.extend_from_slice(head.method.as_str().as_bytes());
         out.push(b' ');
@@ -127,7 +134,6 @@ impl Http1 {
         out.extend_from_slice(b"\r\n");
         self.flushed = false;
         self.body = if ended { None } else { Some(body) };
-        head
     }
 
     /// The response's head, once it has come.
@@ -189,17 +195,17 @@ impl Http1 {
             Err(httparse::Error::TooManyHeaders) => return Err(Fault::Malformed("too many header lines")),
             Err(_) => return Err(Fault::Malformed("not an HTTP response")),
         };
-        let (head, rest) = bytes.split_at_checked(length).ok_or(Fault::Eof)?;
-        let block = Bytes::copy_from_slice(head);
+        let block = Bytes::copy_from_slice(bytes);
         let mut response = http::Response::new(());
         *response.status_mut() =
             parsed.code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or(Fault::Malformed("bad status"))?;
         let http_11 = parsed.version == Some(1);
         *response.version_mut() = if http_11 { Version::HTTP_11 } else { Version::HTTP_10 };
         let headers = response.headers_mut();
-        headers.reserve(parsed.headers.len());
+        // hyper's server reads the next request into this map: with some room it need not grow when headers are added.
+        headers.reserve(parsed.headers.len().max(ROOM));
         for line in parsed.headers.iter() {
-            let start = (line.value.as_ptr() as usize).wrapping_sub(head.as_ptr() as usize);
+            let start = (line.value.as_ptr() as usize).wrapping_sub(bytes.as_ptr() as usize);
             // An empty value points nowhere in particular.
             let end = if line.value.is_empty() { start } else { start + line.value.len() };
             let value = match block.get(start..end) {
@@ -213,7 +219,7 @@ impl Http1 {
             headers.append(name, value);
         }
         self.frame(&mut response, http_11)?;
-        self.input.extend_from_slice(rest);
+        self.early = if length < bytes.len() { block.slice(length..) } else { Bytes::new() };
         Ok(Some(response))
     }
 
@@ -287,7 +293,7 @@ impl Http1 {
             }
         }
         loop {
-            match decode(&mut self.input, &mut self.incoming) {
+            match self.decode() {
                 Ok(Some(frame)) => return Poll::Ready(Some(Ok(frame))),
                 Ok(None) if self.is_end() => {
                     self.incoming = None;
@@ -308,6 +314,22 @@ impl Http1 {
                 return Poll::Ready(Some(Err(Fault::Eof)));
             }
         }
+    }
+
+    fn decode(&mut self) -> Result<Option<Frame<Bytes>>, Fault> {
+        if !self.early.is_empty() {
+            match &mut self.incoming {
+                Some(Framing::Length(left)) if *left > 0 => {
+                    let n = self.early.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
+                    *left -= n as u64;
+                    return Ok(Some(Frame::data(self.early.split_to(n))));
+                }
+                Some(Framing::Close) => return Ok(Some(Frame::data(std::mem::take(&mut self.early)))),
+                Some(Framing::Chunked(_)) => self.input.extend_from_slice(&std::mem::take(&mut self.early)),
+                _ => {}
+            }
+        }
+        decode(&mut self.input, &mut self.incoming)
     }
 
     fn poll_input(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
@@ -338,7 +360,11 @@ impl Http1 {
             }
             if self.written > 0 {
                 self.written = 0;
-                if self.out.capacity() > AHEAD { self.out = Vec::new() } else { self.out.clear() }
+                if self.body.is_none() || self.out.capacity() > AHEAD {
+                    spare::give(std::mem::take(&mut self.out));
+                } else {
+                    self.out.clear();
+                }
             }
             if !self.flushed {
                 match Pin::new(&mut self.io).poll_flush(cx) {
@@ -407,10 +433,16 @@ impl Http1 {
         self.body = None;
     }
 
-    /// Whether another exchange may begin: the last one is over, both ways, and the connection is open and silent.
-    pub fn is_usable(&mut self) -> bool {
+    /// Whether another exchange may follow: the last one is over, both ways, and nothing came beyond it.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
         let over = self.is_end() && self.body.is_none() && self.flushed && self.out.len() == self.written;
-        if !self.keep || !over || !self.input.is_empty() {
+        self.keep && over && self.early.is_empty() && self.input.is_empty()
+    }
+
+    /// Whether another exchange may begin: [`Self::is_over`], and the connection is open and silent.
+    pub fn is_usable(&mut self) -> bool {
+        if !self.is_over() {
             return false;
         }
         let mut one = [0];
@@ -421,15 +453,13 @@ impl Http1 {
     /// Gives buffers back; for a connection that is put aside.
     pub fn shrink(&mut self) {
         self.input = BytesMut::new();
-        if self.out.capacity() > 1024 {
-            self.out = Vec::new();
-        }
+        self.out = Vec::new();
     }
 
     /// The connection after a switch of protocols, and what was read beyond the head.
     #[must_use]
     pub fn into_parts(self) -> (Upstream, Bytes) {
-        (self.io, self.input.freeze())
+        (self.io, self.early)
     }
 }
 

@@ -49,6 +49,11 @@ impl Head {
     }
 }
 
+/// How many lines end in `bytes`. In pieces of which a byte can hold the count, so that many bytes are compared at once.
+fn newlines(bytes: &[u8]) -> usize {
+    bytes.chunks(255).map(|piece| usize::from(piece.iter().map(|b| u8::from(*b == b'\n')).sum::<u8>())).sum()
+}
+
 /// Where in a line the last byte was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum At {
@@ -162,7 +167,7 @@ impl Lines {
             (self.number, self.count, self.at) = (head.number.get(), 0, At::Middle);
         }
         if self.held.is_empty() {
-            let lines = got.iter().filter(|b| **b == b'\n').count();
+            let lines = newlines(got);
             if self.count + lines < KEEP {
                 self.count += lines;
                 self.at = self.at.after_all(got);

@@ -29,6 +29,7 @@ pub mod proxy;
 pub mod pump;
 pub mod replay;
 pub mod server;
+mod spare;
 pub mod stream;
 pub mod trailers;
 pub mod tunnel;

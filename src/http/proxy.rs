@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::rc::Rc;
+use std::task::{Context, Poll, ready};
 
 use http::header::{self, HeaderValue};
 use http::uri::{Authority, PathAndQuery, Scheme, Uri};
@@ -13,8 +14,8 @@ use super::cause::Cause;
 use super::dial::Unreached;
 use super::h1_framing::Fault;
 use super::headers::{self, Has};
-use super::inbound::Broken;
-use super::upstream::{Failed, Lease, Pool, Speaks};
+use super::inbound::{Broken, Received};
+use super::upstream::{Counted, Failed, Lease, Pool, Sent, Speaks, Stream};
 use super::{Request, Response};
 
 /// The parent of the application's spans (W3C Trace Context).
@@ -43,7 +44,20 @@ impl Proxy {
             Ok(prepared) => prepared,
             Err(cause) => return Box::pin(std::future::ready(Err(cause))),
         };
-        // In a box, since each layer above moves what it gets from below: once large, it was copied again and again.
+        // In a box, since each layer above moves what it gets from below: once large, it was copied again and again. With a
+        // connection at hand the box is small, which is most of the time.
+        if prepared.version() != Version::HTTP_2 {
+            if let Some(lease) = pool.lease_idle() {
+                return Box::pin(prepared.on(lease, &pool));
+            }
+        } else if pool.speaks() == Speaks::Http2
+            && let Some(stream) = pool.stream_at_hand(prepared.hop.call.started)
+        {
+            return match prepared.on_stream(stream, &pool) {
+                Ok(streamed) => Box::pin(streamed),
+                Err(cause) => Box::pin(std::future::ready(Err(cause))),
+            };
+        }
         Box::pin(async move {
             prepared.send(&pool).await.map_err(|failure| match failure {
                 Failure::Unreached(_, error) => unreached(error),
@@ -214,30 +228,35 @@ impl Prepared {
     }
 
     async fn send_h1(self, pool: &Rc<Pool>) -> Result<Response, Failure> {
+        let mut sending = match pool.lease().await {
+            Ok(lease) => self.on(lease, pool),
+            Err(error) => return Err(Failure::Unreached(Box::new(self), error)),
+        };
+        match std::future::poll_fn(|cx| sending.poll_answer(cx)).await {
+            Ok(answer) => answer.map_err(Failure::Taken),
+            Err(Failed::Lost(lost, error)) => {
+                let prepared = Box::new(Self { request: *lost, hop: sending.hop });
+                Err(Failure::Lost(prepared, exchange(Failed::Exchange(error))))
+            }
+            Err(failed) => Err(Failure::Taken(exchange(failed))),
+        }
+    }
+
+    /// Begins to send it over an HTTP/1.1 connection of `pool`.
+    fn on(self, mut lease: Lease, pool: &Pool) -> Exchange {
         let Self { mut request, hop } = self;
         hop.target_h1(&mut request, pool);
-        let mut again = true;
-        loop {
-            let lease = match pool.lease().await {
-                Ok(lease) => lease,
-                Err(error) => return Err(Failure::Unreached(Box::new(Self { request, hop }), error)),
-            };
-            match lease.send(request, &hop.call, hop.replay, hop.keep).await {
-                Ok((response, lease)) => return hop.answer_h1(response, lease).map_err(Failure::Taken),
-                Err(Failed::Unsent(unsent)) if again => {
-                    request = *unsent;
-                    again = false;
-                }
-                Err(Failed::Unsent(unsent)) => {
-                    return Err(Failure::Unreached(Box::new(Self { request: *unsent, hop }), closed()));
-                }
-                Err(Failed::Lost(lost, error)) => {
-                    let prepared = Box::new(Self { request: *lost, hop });
-                    return Err(Failure::Lost(prepared, exchange(Failed::Exchange(error))));
-                }
-                Err(failed) => return Err(Failure::Taken(exchange(failed))),
-            }
-        }
+        let (head, body) = request.into_parts();
+        lease.begin(head, body, &hop.call, hop.replay, hop.keep);
+        Exchange { lease: Some(lease), hop }
+    }
+
+    /// Begins to send it over an HTTP/2 stream of `pool`.
+    fn on_stream(self, stream: Stream, pool: &Pool) -> Result<Streamed, Cause> {
+        let Self { mut request, hop } = self;
+        hop.target_h2(&mut request, pool)?;
+        let sent = stream.begin(request, &hop.call, hop.keep).map_err(exchange)?;
+        Ok(Streamed { sent, hop })
     }
 
     async fn send_h2(self, pool: &Rc<Pool>) -> Result<Response, Failure> {
@@ -261,14 +280,7 @@ impl Prepared {
             match stream.send(request, &hop.call, hop.keep).await {
                 Ok((response, counted)) => {
                     pool.speaks_h2();
-                    let (mut head, received) = response.into_parts();
-                    let has = Has::of(&head.headers);
-                    headers::strip_hop_by_hop(&mut head.headers, has);
-                    if has.any(Has::LENGTH) {
-                        // A body of a known length has no place for trailers over HTTP/1.1.
-                        hop.call.connection.chunks.set(false);
-                    }
-                    return Ok(Response::from_parts(head, Body::streamed(received, counted)));
+                    return Ok(hop.answer_h2(response, counted));
                 }
                 Err(Failed::Unsent(unsent)) if again => {
                     request = *unsent;
@@ -297,7 +309,61 @@ impl Prepared {
     }
 }
 
+/// A request on an HTTP/1.1 connection, until its response begins.
+struct Exchange {
+    lease: Option<Lease>,
+    hop: Hop,
+}
+
+impl Exchange {
+    /// The answer that its response makes.
+    fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Result<Result<Response, Cause>, Failed>> {
+        let Some(lease) = &mut self.lease else { return Poll::Pending };
+        let response = ready!(lease.poll_response(&self.hop.call, cx));
+        // Dropped, and its connection closed, where there is no response.
+        let Some(lease) = self.lease.take() else { return Poll::Pending };
+        Poll::Ready(response.map(|response| self.hop.answer_h1(response, lease)))
+    }
+}
+
+impl Future for Exchange {
+    type Output = Result<Response, Cause>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Poll::Ready(ready!(self.poll_answer(cx)).unwrap_or_else(|failed| Err(exchange(failed))))
+    }
+}
+
+/// A request on an HTTP/2 stream, until its response begins.
+struct Streamed {
+    sent: Sent,
+    hop: Hop,
+}
+
+impl Future for Streamed {
+    type Output = Result<Response, Cause>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        Poll::Ready(match ready!(this.sent.poll_response(&this.hop.call, cx)) {
+            Ok((response, counted)) => Ok(this.hop.answer_h2(response, counted)),
+            Err(failed) => Err(exchange(failed)),
+        })
+    }
+}
+
 impl Hop {
+    fn answer_h2(&self, response: http::Response<Received>, counted: Counted) -> Response {
+        let (mut head, received) = response.into_parts();
+        let has = Has::of(&head.headers);
+        headers::strip_hop_by_hop(&mut head.headers, has);
+        if has.any(Has::LENGTH) {
+            // A body of a known length has no place for trailers over HTTP/1.1.
+            self.call.connection.chunks.set(false);
+        }
+        Response::from_parts(head, Body::streamed(received, counted))
+    }
+
     fn answer_h1(&self, response: http::Response<()>, lease: Lease) -> Result<Response, Cause> {
         let (mut head, ()) = response.into_parts();
         head.version = Version::HTTP_11;

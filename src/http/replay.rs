@@ -20,8 +20,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::call::Call;
 use super::dial::{Socket, Target};
 use super::interim::{self, Interim};
-use super::limits;
-use super::stream::{FLAT, flat};
+use super::{limits, spare};
 
 /// What the pool tells the connection about the exchange that runs on it.
 #[derive(Default)]
@@ -102,6 +101,9 @@ impl Upstream {
             self.exchange.replayable.set(false);
             self.kept = Vec::new();
         } else {
+            if self.kept.capacity() == 0 {
+                self.kept = spare::take();
+            }
             self.kept.extend_from_slice(written);
         }
     }
@@ -109,11 +111,7 @@ impl Upstream {
     fn response_began(&mut self) {
         self.exchange.replayable.set(false);
         self.exchange.awaiting.set(false);
-        if self.kept.capacity() > 4096 {
-            self.kept = Vec::new();
-        } else {
-            self.kept.clear();
-        }
+        spare::give(std::mem::take(&mut self.kept));
     }
 
     /// Takes complete interim heads off the front of `held`; true when what follows is (the beginning of) a final one.
@@ -169,42 +167,20 @@ impl AsyncRead for Upstream {
 
 impl AsyncWrite for Upstream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.as_mut().poll_write_vectored(cx, &[io::IoSlice::new(bytes)])
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
         let this = &mut *self;
         loop {
             ready!(this.poll_live(cx))?;
-            let socket = Pin::new(&mut this.socket);
-            let written = match flat(slices, &mut [0; FLAT]) {
-                Some(bytes) => socket.poll_write(cx, bytes),
-                None => socket.poll_write_vectored(cx, slices),
-            };
-            match ready!(written) {
-                Ok(mut n) => {
-                    let total = n;
+            match ready!(Pin::new(&mut this.socket).poll_write(cx, bytes)) {
+                Ok(n) => {
                     if this.may_replay() {
-                        for slice in slices {
-                            let part = slice.get(..n.min(slice.len())).unwrap_or_default();
-                            this.keep(part);
-                            n -= part.len();
-                        }
+                        this.keep(bytes.get(..n).unwrap_or_default());
                     }
-                    return Poll::Ready(Ok(total));
+                    return Poll::Ready(Ok(n));
                 }
                 Err(_) if this.may_replay() => this.reconnect(),
                 Err(error) => return Poll::Ready(Err(error)),
             }
         }
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -168,10 +168,10 @@ impl Socket {
 }
 
 /// Bytes up to which several pieces are copied into one.
-pub const FLAT: usize = 1024;
+const FLAT: usize = 1024;
 
 /// Small pieces as one: `writev` costs the kernel more than the copy and a plain `send`.
-pub fn flat<'a>(pieces: &'a [io::IoSlice<'_>], room: &'a mut [u8; FLAT]) -> Option<&'a [u8]> {
+fn flat<'a>(pieces: &'a [io::IoSlice<'_>], room: &'a mut [u8; FLAT]) -> Option<&'a [u8]> {
     if let [one] = pieces {
         return Some(one);
     }

@@ -49,12 +49,15 @@ fn may_trail(name: &str) -> bool {
 
 /// Appends `name` as Go and most others write it: `X-Request-Id`.
 pub fn write_title_case(out: &mut Vec<u8>, name: &str) {
+    let from = out.len();
+    out.extend_from_slice(name.as_bytes());
     let mut first = true;
-    out.extend(name.bytes().map(|byte| {
-        let byte = if first { byte.to_ascii_uppercase() } else { byte };
-        first = byte == b'-';
-        byte
-    }));
+    for byte in out.get_mut(from..).unwrap_or_default() {
+        if first {
+            byte.make_ascii_uppercase();
+        }
+        first = *byte == b'-';
+    }
 }
 
 #[cfg(test)]

@@ -33,6 +33,7 @@ use super::limits;
 use super::pump::{Pump, Stopped};
 use super::replay::{Exchange, Upstream};
 use super::tunnel::Ready;
+use crate::worker::clock;
 
 /// What a pool may hold.
 #[derive(Clone, Copy, Debug)]
@@ -115,6 +116,8 @@ pub struct Lease {
     h1: Option<Box<H1>>,
     pool: Weak<Pool>,
     reused: bool,
+    /// The head of a request that comes back.
+    kept: Option<Box<http::request::Parts>>,
 }
 
 /// Why no response came.
@@ -227,30 +230,30 @@ impl Pool {
         Box::new(H1 { http: Http1::new(io, self.limits.header_lines), exchange })
     }
 
+    /// An idle connection for one HTTP/1.1 request, if there is one.
+    #[must_use]
+    pub fn lease_idle(self: &Rc<Self>) -> Option<Lease> {
+        loop {
+            let (_, mut h1) = self.idle.borrow_mut().pop_back()?;
+            if h1.is_open() && self.target.still_trusts(h1.exchange.generation.get()) {
+                if let Some(local) = &self.target.local {
+                    local.told().reused();
+                }
+                return Some(Lease { h1: Some(h1), pool: Rc::downgrade(self), reused: true, kept: None });
+            }
+        }
+    }
+
     /// A connection for one HTTP/1.1 request: an idle one, else a new one.
     ///
     /// # Errors
     /// There is none to be had.
     pub async fn lease(self: &Rc<Self>) -> Result<Lease, Unreached> {
-        let reused = loop {
-            let Some((_, mut h1)) = self.idle.borrow_mut().pop_back() else { break None };
-            if h1.is_open() && self.target.still_trusts(h1.exchange.generation.get()) {
-                break Some(h1);
-            }
-        };
-        let (h1, reused) = match reused {
-            Some(h1) => {
-                if let Some(local) = &self.target.local {
-                    local.told().reused();
-                }
-                (h1, true)
-            }
-            None => {
-                let (socket, generation) = self.dial().await?;
-                (self.h1(socket, generation), false)
-            }
-        };
-        Ok(Lease { h1: Some(h1), pool: Rc::downgrade(self), reused })
+        if let Some(lease) = self.lease_idle() {
+            return Ok(lease);
+        }
+        let (socket, generation) = self.dial().await?;
+        Ok(Lease { h1: Some(self.h1(socket, generation)), pool: Rc::downgrade(self), reused: false, kept: None })
     }
 
     /// What is known of the application's protocols.
@@ -338,6 +341,16 @@ impl Pool {
         Ok(stream)
     }
 
+    /// A stream that takes a request at once, at the time `now`, if there is one.
+    #[must_use]
+    pub fn stream_at_hand(&self, now: Instant) -> Option<Stream> {
+        let mut stream = self.free_h2(false)?;
+        self.used.set(now);
+        // No waiting, so nobody to wake.
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        matches!(stream.send.poll_ready(&mut cx), Poll::Ready(Ok(()))).then_some(stream)
+    }
+
     /// A shared connection that may take another stream; with `full`, the one with the fewest.
     fn free_h2(&self, full: bool) -> Option<Stream> {
         let all = self.h2.borrow();
@@ -357,55 +370,87 @@ impl Stream {
     /// # Errors
     /// No response on it.
     pub async fn send(
-        self,
+        mut self,
         request: http::Request<Outbound>,
         call: &Rc<Call>,
         keep: bool,
     ) -> Result<(http::Response<Received>, Counted), Failed> {
-        let Self { mut send, closed, counted } = self;
-        if std::future::poll_fn(|cx| send.poll_ready(cx)).await.is_err() {
-            closed.set(true);
+        if std::future::poll_fn(|cx| self.send.poll_ready(cx)).await.is_err() {
+            self.closed.set(true);
             return Err(Failed::Unsent(Box::new(request)));
         }
+        let mut sent = self.begin(request, call, keep)?;
+        std::future::poll_fn(|cx| sent.poll_response(call, cx)).await
+    }
+
+    /// Begins to send a request, at once. With `keep`, one without a body comes back if the connection ends first.
+    ///
+    /// # Errors
+    /// It can't be sent.
+    pub fn begin(self, request: http::Request<Outbound>, call: &Rc<Call>, keep: bool) -> Result<Sent, Failed> {
+        let Self { mut send, counted, .. } = self;
         let (head, body) = request.into_parts();
         let ended = body.is_end_stream();
-        let mut kept = (keep && ended).then(|| Box::new((head.clone(), Outbound::none(call.clone()))));
+        let kept = (keep && ended).then(|| Box::new((head.clone(), Outbound::none(call.clone()))));
         let sent = send.send_request(http::Request::from_parts(head, ()), ended);
-        drop(send);
-        let (mut response, to) = match sent {
+        let (response, to) = match sent {
             Ok(sent) => sent,
             Err(error) => return Err(lost(error, kept)),
         };
-        let mut pump = if ended { None } else { Some(Pump::new(to, body)) };
-        let response = std::future::poll_fn(|cx| {
-            let final_one = loop {
-                match response.poll_informational(cx) {
-                    Poll::Ready(Some(Ok(interim))) => {
-                        kept = None;
-                        call.interim_h2(interim);
-                    }
-                    Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(lost(error, kept.take()))),
-                    Poll::Ready(None) => break true,
-                    Poll::Pending => break false,
+        let pump = if ended { None } else { Some(Pump::new(to, body)) };
+        Ok(Sent { response, pump, counted: Some(counted), kept })
+    }
+}
+
+/// A request on a stream, until its response begins.
+pub struct Sent {
+    response: h2::client::ResponseFuture,
+    pump: Option<Pump<Outbound>>,
+    counted: Option<Counted>,
+    /// The request once more.
+    kept: Option<Box<(http::request::Parts, Outbound)>>,
+}
+
+impl Sent {
+    /// The response, and what counts the stream. Sends the request's body meanwhile.
+    ///
+    /// # Errors
+    /// There is no response.
+    pub fn poll_response(
+        &mut self,
+        call: &Call,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(http::Response<Received>, Counted), Failed>> {
+        let final_one = loop {
+            match self.response.poll_informational(cx) {
+                Poll::Ready(Some(Ok(interim))) => {
+                    self.kept = None;
+                    call.interim_h2(interim);
                 }
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(lost(error, self.kept.take()))),
+                Poll::Ready(None) => break true,
+                Poll::Pending => break false,
+            }
+        };
+        if final_one && let Poll::Ready(response) = Pin::new(&mut self.response).poll(cx) {
+            let response = match response {
+                Ok(response) => response.map(Received::new),
+                Err(error) => return Poll::Ready(Err(lost(error, self.kept.take()))),
             };
-            if final_one && let Poll::Ready(response) = Pin::new(&mut response).poll(cx) {
-                return Poll::Ready(response.map_err(|error| lost(error, kept.take())));
+            if let Some(mut pump) = self.pump.take() {
+                // The rest of the request goes on beside the response, whoever waits for whom.
+                tokio::task::spawn_local(std::future::poll_fn(move |cx| pump.poll(cx).map(drop)));
             }
-            match pump.as_mut().map(|pump| pump.poll(cx)) {
-                Some(Poll::Ready(Err(Stopped::Body(error)))) => return Poll::Ready(Err(Failed::RequestBody(error))),
-                // Refused: the response says why.
-                Some(Poll::Ready(_)) => pump = None,
-                Some(Poll::Pending) | None => {}
-            }
-            Poll::Pending
-        })
-        .await?;
-        if let Some(mut pump) = pump {
-            // The rest of the request goes on beside the response, whoever waits for whom.
-            tokio::task::spawn_local(std::future::poll_fn(move |cx| pump.poll(cx).map(drop)));
+            let Some(counted) = self.counted.take() else { return Poll::Pending };
+            return Poll::Ready(Ok((response, counted)));
         }
-        Ok((response.map(Received::new), counted))
+        match self.pump.as_mut().map(|pump| pump.poll(cx)) {
+            Some(Poll::Ready(Err(Stopped::Body(error)))) => return Poll::Ready(Err(Failed::RequestBody(error))),
+            // Refused: the response says why.
+            Some(Poll::Ready(_)) => self.pump = None,
+            Some(Poll::Pending) | None => {}
+        }
+        Poll::Pending
     }
 }
 
@@ -437,40 +482,40 @@ impl Lease {
         self.reused
     }
 
-    /// Sends a request. A 101 answer leaves its connection in `tunnel` of the call or of its connection. With `replay`, the request goes
-    /// out once more on a fresh connection if this one, reused, ends before a byte of the response. With `keep`, one
-    /// without a body comes back if there is no other connection either, or the fresh one ends as well.
-    ///
-    /// # Errors
-    /// No response on it.
-    pub async fn send(
-        mut self,
-        request: http::Request<Outbound>,
-        call: &Rc<Call>,
-        replay: bool,
-        keep: bool,
-    ) -> Result<(http::Response<()>, Self), Failed> {
-        let Some(h1) = self.h1.as_mut() else { return Err(Failed::Unsent(Box::new(request))) };
+    /// Begins to send a request, which [`Self::poll_response`] does. With `replay`, it goes out once more on a fresh
+    /// connection if this one, reused, ends before a byte of the response. With `keep`, one without a body comes back if
+    /// there is no other connection either, or the fresh one ends as well.
+    pub fn begin(&mut self, head: http::request::Parts, body: Outbound, call: &Rc<Call>, replay: bool, keep: bool) {
+        let Some(h1) = &mut self.h1 else { return };
         h1.exchange.replayable.set(self.reused && replay);
         h1.exchange.awaiting.set(true);
         *h1.exchange.call.borrow_mut() = Some(call.clone());
         h1.exchange.heard.set(false);
-        let keep = keep && request.body().is_end_stream();
-        let head = h1.http.begin(request);
-        let kept = keep.then(|| Box::new(head));
-        let response = match std::future::poll_fn(|cx| h1.http.poll_response(cx)).await {
+        let keep = keep && body.is_end_stream();
+        h1.http.begin(&head, body);
+        self.kept = keep.then(|| Box::new(head));
+    }
+
+    /// The response's head. A 101 leaves the connection in `tunnel` of the call (HTTP/2) or of its connection.
+    ///
+    /// # Errors
+    /// There is no response.
+    pub fn poll_response(&mut self, call: &Rc<Call>, cx: &mut Context<'_>) -> Poll<Result<http::Response<()>, Failed>> {
+        let Some(h1) = &mut self.h1 else { return Poll::Ready(Err(Failed::Exchange(Fault::Eof.into()))) };
+        let response = match std::task::ready!(h1.http.poll_response(cx)) {
             Ok(response) => response,
-            Err(Failure::RequestBody(error)) => return Err(Failed::RequestBody(error)),
             Err(Failure::Upstream(fault)) => {
-                return Err(match kept {
+                return Poll::Ready(Err(match self.kept.take() {
                     Some(head) if !h1.exchange.heard.get() && !matches!(fault, Fault::Malformed(_)) => {
-                        let request = http::Request::from_parts(*head, Outbound::none(call.clone()));
-                        Failed::Lost(Box::new(request), fault.into())
+                        let body = Outbound::none(call.clone());
+                        Failed::Lost(Box::new(http::Request::from_parts(*head, body)), fault.into())
                     }
                     _ => Failed::Exchange(fault.into()),
-                });
+                }));
             }
+            Err(Failure::RequestBody(error)) => return Poll::Ready(Err(Failed::RequestBody(error))),
         };
+        self.kept = None;
         if response.status() == http::StatusCode::SWITCHING_PROTOCOLS
             && let Some(h1) = self.h1.take()
         {
@@ -479,10 +524,10 @@ impl Lease {
             if call.connection.h2.get() {
                 *call.tunnel.borrow_mut() = Some(Box::new(ready));
             } else {
-                *call.connection.tunnel.borrow_mut() = Some((ready, None));
+                *call.connection.tunnel.borrow_mut() = Some(Box::new((ready, None)));
             }
         }
-        Ok((response, self))
+        Poll::Ready(Ok(response))
     }
 
     /// Whether the response has ended.
@@ -509,10 +554,12 @@ impl Lease {
     pub fn give_back(mut self) {
         let (Some(mut h1), Some(pool)) = (self.h1.take(), self.pool.upgrade()) else { return };
         *h1.exchange.call.borrow_mut() = None;
-        h1.http.shrink();
         let mut idle = pool.idle.borrow_mut();
-        if idle.len() < pool.limits.idle && h1.is_open() && pool.target.still_trusts(h1.exchange.generation.get()) {
-            let now = Instant::now();
+        // Whether it is still open is looked at when it is leased.
+        if idle.len() < pool.limits.idle && h1.http.is_over() && pool.target.still_trusts(h1.exchange.generation.get())
+        {
+            h1.http.shrink();
+            let now = clock::now();
             pool.used.set(now);
             idle.push_back((now, h1));
         }

@@ -14,6 +14,7 @@ use prost::Message;
 use tokio::time::MissedTickBehavior;
 
 use crate::knative::stat::Stat;
+use crate::worker::clock;
 
 /// Length of a period; the autoscaler takes the counts as per second because it is one second.
 pub const PERIOD: Duration = Duration::from_secs(1);
@@ -129,7 +130,7 @@ impl InFlight {
 impl Drop for InFlight {
     fn drop(&mut self) {
         if self.shard.is_some() {
-            self.leave(Instant::now());
+            self.leave(clock::now());
         }
     }
 }

@@ -4,6 +4,7 @@
 //! request is shared between threads, locked or woken across them. Worker 0 accepts; it gives each connection to the
 //! worker that holds the fewest, so that a few long-lived HTTP/2 connections do not all land on one.
 
+pub mod clock;
 pub mod cpu;
 pub mod deadline;
 pub mod memory;

@@ -19,6 +19,7 @@ use crate::queue::metrics::{ClientLabels, Count, RouteTag, ServerLabels, WorkerM
 use crate::telemetry::request_log::{self, Record, RevisionFacts, Template};
 use crate::telemetry::trace::{ClientFacts, RequestTrace, ServerFacts, Tracer};
 use crate::telemetry::writer::Writer;
+use crate::worker::clock;
 
 /// Where lines about requests go.
 pub struct RequestLog {
@@ -169,7 +170,7 @@ struct Facts {
 
 impl Facts {
     fn tell(&self, status: u16, cause: Option<&'static str>) {
-        let elapsed = Instant::now().saturating_duration_since(self.call.started);
+        let elapsed = clock::now().saturating_duration_since(self.call.started);
         let metrics = &self.observer.metrics;
         if let Some(token) = cause {
             // A prober that no longer waits is no caller who lost an answer.
