@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::net::TcpStream;
@@ -19,7 +19,7 @@ use super::stack::{self, Parts};
 use super::upstream::Network;
 use super::worker::Worker;
 use crate::http::call::Connection;
-use crate::http::guide::{Connections, Order};
+use crate::http::guide::{self, Connections, Order};
 use crate::http::layer::timeouts::Style;
 use crate::http::pools::{self, Pools};
 use crate::http::server::{Server, Settings, Told};
@@ -97,12 +97,11 @@ pub fn on_worker(shared: &Arc<Shared>, index: usize) -> impl Serve + use<> {
         shared.queue_tls_port,
     );
     let connections = Rc::new(Connections::default());
-    tokio::task::spawn_local(housekeeping(
-        worker.clone(),
-        connections.clone(),
-        shared.http.header_time,
-        shared.client_idle,
-    ));
+    tokio::task::spawn_local({
+        let worker = worker.clone();
+        let sweep = move |now| worker.sweep(now);
+        guide::housekeeping(connections.clone(), shared.http.header_time, shared.client_idle, sweep)
+    });
     tokio::task::spawn_local(follow_orders(shared.order.clone(), connections.clone()));
     tokio::task::spawn_local(follow_trust(shared.trust.changes(), pools));
     let stack = stack::build(Parts {
@@ -169,22 +168,6 @@ where
             server.serve(stream, info, tls).await;
             drop(held);
         });
-    }
-}
-
-async fn housekeeping(
-    worker: Rc<Worker>,
-    connections: Rc<Connections>,
-    header_time: Duration,
-    client_idle: Option<Duration>,
-) {
-    let mut each = tokio::time::interval(Duration::from_secs(1));
-    each.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        each.tick().await;
-        let now = Instant::now();
-        worker.sweep(now);
-        connections.sweep(now, header_time, client_idle);
     }
 }
 

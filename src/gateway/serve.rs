@@ -3,7 +3,7 @@ use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use http::header;
 use http_body::Body as _;
@@ -22,7 +22,7 @@ use super::live::Live;
 use super::route::Route;
 use crate::http::call::Connection;
 use crate::http::cause::Cause;
-use crate::http::guide::{Connections, Order};
+use crate::http::guide::{self, Connections, Order};
 use crate::http::layer::in_flight::InFlight;
 use crate::http::layer::timeouts::{Style, Timed, Timers};
 use crate::http::pools::{self, Pools};
@@ -69,7 +69,10 @@ pub fn on_worker(shared: &Arc<Shared>, index: usize) -> impl Serve + use<> {
         )),
     });
     let connections = Rc::new(Connections::default());
-    tokio::task::spawn_local(housekeeping(worker.clone(), connections.clone(), shared.http.header_time));
+    tokio::task::spawn_local({
+        let worker = worker.clone();
+        guide::housekeeping(connections.clone(), shared.http.header_time, None, move |now| worker.upstreams.sweep(now))
+    });
     tokio::task::spawn_local(follow_orders(shared.order.clone(), connections.clone()));
     tokio::task::spawn_local(follow_trust(shared.live.trust.changes(), pools));
     let service = tower::service_fn(move |request| worker.clone().handle(request));
@@ -250,17 +253,6 @@ async fn proxy_header(stream: &mut TcpStream) -> Option<Option<SocketAddr>> {
                 tokio::time::sleep(Duration::from_millis(pause)).await;
             }
         }
-    }
-}
-
-async fn housekeeping(worker: Rc<Worker>, connections: Rc<Connections>, header_time: Duration) {
-    let mut each = tokio::time::interval(Duration::from_secs(1));
-    each.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        each.tick().await;
-        let now = Instant::now();
-        worker.upstreams.sweep(now);
-        connections.sweep(now, header_time, None);
     }
 }
 

@@ -13,6 +13,7 @@ use slab::Slab;
 use super::call::{Call, Connection};
 use super::limits;
 use super::stream::Stream;
+use crate::worker::clock;
 
 /// What a connection is asked to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -78,7 +79,7 @@ impl Guide {
         self.under_way.set(left);
         if left == 0 {
             self.served.set(true);
-            self.awaiting.set(Some(Instant::now()));
+            self.awaiting.set(Some(clock::now()));
         }
         left == 0
     }
@@ -162,16 +163,19 @@ impl Connections {
         self.order.get().is_some()
     }
 
-    /// Lets idle connections give their buffers back, and ends those on which the first header block has been awaited for `header_time`, or nothing happened for `idle`.
-    pub fn sweep(&self, now: Instant, header_time: Duration, idle: Option<Duration>) {
+    /// One look of [`housekeeping`]; whether a connection may soon give its buffers back.
+    fn sweep(&self, now: Instant, header_time: Duration, idle: Option<Duration>) -> bool {
+        let mut soon = false;
         for (_, guide) in &*self.guides.borrow() {
             let Some(since) = guide.awaiting.get() else { continue };
             guide.park_if(guide.served.get() && now.saturating_duration_since(since) > limits::PARK_AFTER);
+            soon |= guide.park.get() == Park::No;
             let limit = if guide.served.get() { idle } else { Some(header_time) };
             if limit.is_some_and(|limit| now.saturating_duration_since(since) > limit) {
                 guide.order(Order::Leave);
             }
         }
+        soon
     }
 
     /// A connection of this worker, until what is returned is dropped.
@@ -190,6 +194,27 @@ impl Connections {
         }
         let key = self.guides.borrow_mut().insert(guide.clone());
         Entered { key, of: self.clone(), guide }
+    }
+}
+
+/// Looks after the connections of a worker, for ever: ends those on which a first header block has been awaited for
+/// `header_time`, or nothing happened for `idle`, and lets idle ones give their buffers back. `upstreams` looks after what
+/// else the worker holds, once a second.
+pub async fn housekeeping(
+    connections: Rc<Connections>,
+    header_time: Duration,
+    idle: Option<Duration>,
+    mut upstreams: impl FnMut(Instant),
+) {
+    let mut last = Instant::now();
+    loop {
+        let soon = connections.sweep(Instant::now(), header_time, idle);
+        tokio::time::sleep(if soon { limits::SWEEP_SOON } else { limits::SWEEP }).await;
+        let now = Instant::now();
+        if now.saturating_duration_since(last) >= limits::SWEEP {
+            upstreams(now);
+            last = now;
+        }
     }
 }
 

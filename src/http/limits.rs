@@ -20,8 +20,13 @@ pub const H2_HEADER_LIST: u32 = (1 << 20) + 320;
 pub const PENDING_RESETS: usize = 50;
 /// Bytes of a response held back for a slow HTTP/2 reader, a stream.
 pub const SEND_BUFFER: usize = 64 * 1024;
-/// Idle time after which an HTTP/1.1 connection gives its buffers back; looked at once a second.
-pub const PARK_AFTER: Duration = Duration::from_millis(300);
+/// Idle time after which an HTTP/1.1 connection gives its buffers back. Of a crowd of connections that come one by one, only
+/// those of the last moments hold any then.
+pub const PARK_AFTER: Duration = Duration::from_millis(100);
+/// From one look at a worker's connections to the next, while one of them holds buffers.
+pub const SWEEP_SOON: Duration = Duration::from_millis(200);
+/// The same while none does, and from one look at upstream connections to the next.
+pub const SWEEP: Duration = Duration::from_secs(1);
 /// Bytes buffered of an HTTP/1.1 message: what one read may take.
 pub const READ_BUFFER: usize = 256 * 1024;
 /// Idle time after which a pooled connection to the application is closed: `IdleConnTimeout` of Go's transport.

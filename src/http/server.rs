@@ -102,7 +102,9 @@ where
         self.told.accepted(&info);
         let entered = self.connections.enter();
         let guide = entered.guide.clone();
-        let limit = tokio::time::timeout(self.settings.header_time, opening::open(socket, &info, tls, &*self.told));
+        // In boxes, here and below: what is over, or not there yet, takes no room in the task of an idle connection.
+        let opening = Box::pin(opening::open(socket, &info, tls, &*self.told));
+        let limit = tokio::time::timeout(self.settings.header_time, opening);
         let Ok(Some((socket, prefix, h2))) = limit.await else { return };
         info.h2.set(h2);
         if !h2 {
@@ -123,32 +125,38 @@ where
             let connection = Box::new(Http2::new(&self.h2, stream, entrance));
             let _ = Driven { connection, guide, info, told: &mut told }.await;
         } else {
-            self.serve_h1(stream, entrance, guide, info).await;
+            self.serve_h1(Box::new((stream, entrance)), guide, info).await;
         }
     }
 
-    async fn serve_h1(&self, mut stream: Stream, mut entrance: Entrance<S>, guide: Rc<Guide>, info: Rc<Connection>) {
+    async fn serve_h1(&self, mut idle: Box<(Stream, Entrance<S>)>, guide: Rc<Guide>, info: Rc<Connection>) {
         let mut told = Order::Serve;
-        let (connection, result) = loop {
+        loop {
             guide.set_park(Park::No);
-            let mut connection = Box::pin(self.h1.serve_connection(TokioIo::new(stream), entrance));
-            let (guide, info) = (guide.clone(), info.clone());
-            match (Driven { connection: &mut connection, guide: guide.clone(), info, told: &mut told }).await {
-                Outcome::Ended(result) => break (connection, result),
-                // Idle: hyper's buffers and state, two thirds of what a connection holds, are given back until there is
+            let mut connection = Box::pin(self.h1.serve_connection(TokioIo::new(idle.0), idle.1));
+            let driven =
+                Driven { connection: &mut connection, guide: guide.clone(), info: info.clone(), told: &mut told };
+            match driven.await {
+                Outcome::Ended(result) => return Box::pin(self.end_h1(connection, result, guide, info)).await,
+                // hyper's buffers and state, two thirds of what a connection holds, are given back until there is
                 // something to read.
-                Outcome::Parked => {
-                    guide.set_park(Park::Done);
-                    let parts = Pin::into_inner(connection).into_parts();
-                    (stream, entrance) = (parts.io.into_inner(), parts.service);
-                    stream.unread(&parts.read_buf);
-                }
+                Outcome::Parked => idle = put_aside(connection),
             }
-            if !std::future::poll_fn(|cx| guide.poll_unparked(&stream, cx)).await {
-                let _ = stream.shutdown().await;
+            guide.set_park(Park::Done);
+            if !std::future::poll_fn(|cx| guide.poll_unparked(&idle.0, cx)).await {
+                let _ = idle.0.shutdown().await;
                 return;
             }
-        };
+        }
+    }
+
+    async fn end_h1(
+        &self,
+        connection: Pin<Box<Http1<S>>>,
+        result: hyper::Result<()>,
+        guide: Rc<Guide>,
+        info: Rc<Connection>,
+    ) {
         let refused = result.as_ref().is_err_and(hyper::Error::is_parse);
         if refused {
             // hyper has answered by itself.
@@ -158,14 +166,27 @@ where
             // A response that was cut ends here and now.
             let unread = result.is_ok() && guide.left_unread();
             if refused || unread {
-                Box::pin(linger(Pin::into_inner(connection).into_parts().io.into_inner(), &guide)).await;
+                linger(Pin::into_inner(connection).into_parts().io.into_inner(), &guide).await;
             }
             return;
         };
         let Some((watches, websocket)) = up.1 else { return };
         let parts = Pin::into_inner(connection).into_parts();
-        Box::pin(tunnel::run(parts.io.into_inner(), parts.read_buf, up.0, websocket, watches, guide)).await;
+        tunnel::run(parts.io.into_inner(), parts.read_buf, up.0, websocket, watches, guide).await;
     }
+}
+
+type Http1<S> = http1::Connection<TokioIo<Stream>, Entrance<S>>;
+
+/// An idle connection without its buffers.
+fn put_aside<S>(connection: Pin<Box<Http1<S>>>) -> Box<(Stream, Entrance<S>)>
+where
+    S: tower::Service<Request, Response = Response, Error = Cause> + Clone + 'static,
+{
+    let parts = Pin::into_inner(connection).into_parts();
+    let mut stream = parts.io.into_inner();
+    stream.unread(&parts.read_buf);
+    Box::new((stream, parts.service))
 }
 
 /// Forgets what the caller still sends, after our last answer and our end of the connection: a socket that is closed with
@@ -203,7 +224,7 @@ trait Drive {
     const ANNOUNCES: bool;
 }
 
-impl<S> Drive for &mut Pin<Box<http1::Connection<TokioIo<Stream>, Entrance<S>>>>
+impl<S> Drive for &mut Pin<Box<Http1<S>>>
 where
     S: tower::Service<Request, Response = Response, Error = Cause> + Clone + 'static,
 {

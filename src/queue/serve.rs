@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -16,7 +16,7 @@ use super::stack::{self, Parts};
 use super::statistics::Statistics;
 use crate::http::call::Connection;
 use crate::http::dial::Target;
-use crate::http::guide::{Connections, Order};
+use crate::http::guide::{self, Connections, Order};
 use crate::http::layer::timeouts::{Style, Timers};
 use crate::http::local::Local;
 use crate::http::proxy::Proxy;
@@ -83,8 +83,11 @@ pub fn on_worker(shared: &Arc<Shared>, index: usize) -> impl Serve + use<> {
     let application = Local::new(shared.application, shared.hold, told.clone());
     let pool = Pool::new(Target::local(application), shared.pool, Speaks::Unknown);
     let connections = Rc::new(Connections::default());
-    let times = (shared.http.header_time, shared.client_idle);
-    tokio::task::spawn_local(housekeeping(pool.clone(), connections.clone(), times));
+    tokio::task::spawn_local({
+        let pool = pool.clone();
+        let sweep = move |now| pool.sweep(now);
+        guide::housekeeping(connections.clone(), shared.http.header_time, shared.client_idle, sweep)
+    });
     tokio::task::spawn_local(follow(shared.order.clone(), connections.clone()));
     let ready = shared.ready.clone();
     let check: Check = Rc::new(move || ready());
@@ -122,21 +125,6 @@ where
             server.serve(stream, info, tls).await;
             drop(held);
         });
-    }
-}
-
-async fn housekeeping(
-    pool: Rc<Pool>,
-    connections: Rc<Connections>,
-    (header_time, client_idle): (Duration, Option<Duration>),
-) {
-    let mut each = tokio::time::interval(Duration::from_secs(1));
-    each.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        each.tick().await;
-        let now = Instant::now();
-        pool.sweep(now);
-        connections.sweep(now, header_time, client_idle);
     }
 }
 

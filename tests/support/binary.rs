@@ -4,7 +4,7 @@
 //! the value is dropped; its log is printed when the test fails.
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -17,6 +17,7 @@ pub const LOCKKEEPER: &str = env!("CARGO_BIN_EXE_lockkeeper");
 /// A child to be started.
 #[derive(Clone)]
 pub struct Builder {
+    executable: PathBuf,
     under: Vec<String>,
     args: Vec<String>,
     env: BTreeMap<String, String>,
@@ -45,6 +46,7 @@ pub fn queue(port: u16) -> Builder {
     ];
     let probe = format!(r#"{{"tcpSocket":{{"port":{port},"host":"127.0.0.1"}},"successThreshold":1}}"#);
     let mut builder = Builder {
+        executable: LOCKKEEPER.into(),
         under: Vec::new(),
         args: vec!["queue".to_owned()],
         env: env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
@@ -57,6 +59,7 @@ pub fn queue(port: u16) -> Builder {
 /// Any other command.
 pub fn command(args: &[&str]) -> Builder {
     Builder {
+        executable: LOCKKEEPER.into(),
         under: Vec::new(),
         args: args.iter().map(|arg| (*arg).to_owned()).collect(),
         env: BTreeMap::new(),
@@ -88,6 +91,12 @@ impl Builder {
         self.env("LOCKKEEPER_CERT_DIR", dir.display())
     }
 
+    /// Starts this copy of the executable.
+    pub fn executable(mut self, copy: &Path) -> Self {
+        self.executable = copy.to_owned();
+        self
+    }
+
     /// Starts it by another program, which must replace itself by it (`exec`).
     pub fn under(mut self, program: &[&str]) -> Self {
         self.under = program.iter().map(|part| (*part).to_owned()).collect();
@@ -97,7 +106,8 @@ impl Builder {
     /// Starts it without waiting for anything.
     pub fn spawn(self) -> Binary {
         let mut words: Vec<&str> = self.under.iter().map(String::as_str).collect();
-        words.push(LOCKKEEPER);
+        let executable = self.executable.to_string_lossy();
+        words.push(&executable);
         let mut child = Command::new(words[0])
             .args(&words[1..])
             .args(&self.args)
@@ -270,6 +280,11 @@ impl Binary {
     /// Resident memory that is its own, KiB: pages of the binary come and go.
     pub fn memory_own(&self) -> u64 {
         self.kib("RssAnon:")
+    }
+
+    /// Resident pages of files, KiB: the binary's, mostly.
+    pub fn memory_of_files(&self) -> u64 {
+        self.kib("RssFile:")
     }
 
     /// The most resident memory so far, KiB.
