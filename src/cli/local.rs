@@ -8,9 +8,10 @@ use clap::Args;
 
 use crate::local::report::Report;
 use crate::local::topology::{Options, loopback};
-use crate::local::{check, run};
+use crate::local::{check, rotate_ca, run};
 
-/// Run a sample application behind the queue, and behind the activator that wakes it, with certificates made for them.
+/// Run a sample application behind the queue, and the whole chain of gateway, activator and queue before another one that
+/// the first request starts, with certificates made for them.
 #[derive(Args, Debug)]
 pub struct Command {
     /// Send one round of requests through every listener, say what was verified, and end.
@@ -22,6 +23,12 @@ pub struct Command {
     /// Replace the leaf this often (5s, 500ms, 1m).
     #[arg(long, value_name = "TIME", value_parser = period)]
     rotate_every: Option<Duration>,
+    /// Replace the certificate authority of the whole chain under load, step by step as OpenShift documents it, and end.
+    #[arg(long, conflicts_with_all = ["check", "rotate_every", "certs_dir"])]
+    rotate_ca: bool,
+    /// With --rotate-ca: how long the old authority stays trusted after everything was issued again.
+    #[arg(long, value_name = "TIME", value_parser = period, default_value = "5s", requires = "rotate_ca")]
+    grace: Duration,
     /// Plaintext port of the queue; 0 is any free one.
     #[arg(long, value_name = "PORT", default_value_t = 0)]
     http_port: u16,
@@ -62,6 +69,8 @@ impl Command {
             let tasks = tokio::task::LocalSet::new();
             if self.sample_application {
                 tasks.block_on(&runtime, run::sample_application(loopback(self.app_port)))
+            } else if self.rotate_ca {
+                tasks.block_on(&runtime, rotate_ca::run(self.grace, report))
             } else if self.check {
                 tasks.block_on(&runtime, check::check(&options, report))
             } else {

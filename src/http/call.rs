@@ -17,6 +17,9 @@ use crate::telemetry::request_log::TlsFacts;
 use crate::telemetry::trace::RequestTrace;
 use crate::worker::PortId;
 
+/// The upstream half of an upgrade, and once its answer is on its way what was tied to that and whether it is a WebSocket.
+pub type Upgrade = (Ready, Option<(Watches, bool)>);
+
 /// One downstream connection, shared by its requests.
 pub struct Connection {
     /// The caller's address.
@@ -45,7 +48,7 @@ pub struct Connection {
     pub departure: Departure,
     /// The upstream half of an upgrade that was answered with 101 (HTTP/1.1 only); once the answer is on its way also what
     /// was tied to its body, and whether the protocol is WebSocket.
-    pub tunnel: RefCell<Option<Box<(Ready, Option<(Watches, bool)>)>>>,
+    pub tunnel: RefCell<Option<Box<Upgrade>>>,
 }
 
 impl Connection {

@@ -1,23 +1,21 @@
 //! `lockkeeper local --check`: one round through the real listeners. The first thing that is wrong ends it.
 use std::io;
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use http_body::Frame;
 use serde_json::Value;
 
-use crate::local::client::{Answer, Connection, Outgoing, Peer, Protocol, Trust, dial, frame};
+use crate::local::chain;
+use crate::local::client::{Connection, Outgoing, Peer, Protocol, Trust, dial, frame};
 use crate::local::pki::Authority;
 use crate::local::report::Report;
 use crate::local::rotate::{rotate, trust};
-use crate::local::topology::{Certificates, NAMESPACE, Options, REVISION, Topology, loopback};
-use crate::local::wake::Wake;
+use crate::local::topology::{Certificates, Options, Topology, loopback};
 use crate::net::websocket;
 
 const ONLY_TLS12: &[&rustls::SupportedProtocolVersion] = &[&rustls::version::TLS12];
-/// How long a pod outlives the last request.
-const IDLE: Duration = Duration::from_secs(2);
 const HOST: &str = "hello.default.example.com";
 
 /// Starts everything, checks it and stops it.
@@ -48,85 +46,32 @@ pub async fn check(options: &Options, report: Report) -> io::Result<()> {
     steps.refuses("TLS 1.2", tls, &old, "ProtocolVersion").await?;
 
     if let Certificates::Minted { authority, .. } = &topology.certificates {
-        let mut wake = Wake::start(authority, topology.state_dir(), IDLE).await?;
-        let through = Through { port: wake.tls_port, trust: Trust::new(authority.der(), "kn-routing") };
-        steps.passes("cold start, TLS on both hops", cold_start(&mut wake, &through)).await?;
-        steps.passes("HTTP/2 through the activator", through.ask(Protocol::Http2, 200)).await?;
-        steps.passes("scaled to zero", scaled_to_zero(&mut wake)).await?;
-        wake.name_pod(authority, "kn-user-somebody-else")?;
-        steps.passes("refused: pod with a wrong SAN", impostor(&through)).await?;
-        wake.stop().await?;
+        chain::check(&steps, authority, topology.state_dir()).await?;
     }
     topology.stop()
 }
 
-/// The way through the activator.
-struct Through {
-    port: u16,
-    trust: Trust,
-}
-
-impl Through {
-    async fn get(&self, protocol: Protocol) -> io::Result<(Option<Peer>, Answer)> {
-        let mut connection = Connection::open(loopback(self.port), Some(&self.trust), protocol).await?;
-        let request = connection
-            .request("GET", HOST, "/")
-            .header("knative-serving-namespace", NAMESPACE)
-            .header("knative-serving-revision", REVISION)
-            .body(Outgoing::whole(""))
-            .map_err(io::Error::other)?;
-        let answer = connection.fetch(request).await?;
-        Ok((connection.peer, answer))
-    }
-
-    async fn ask(&self, protocol: Protocol, status: u16) -> io::Result<Seen> {
-        let (peer, answer) = self.get(protocol).await?;
-        expect(&format!("status {}", answer.status), answer.status == status)?;
-        let page = String::from_utf8_lossy(&answer.body).to_lowercase();
-        expect("the page is not the sample application's", page.starts_with("hello from the sample application"))?;
-        expect("it did not come through the activator", page.contains("k-proxy-request: activator"))?;
-        Ok(Seen { peer, what: "200".to_owned() })
-    }
-}
-
-async fn cold_start(wake: &mut Wake, through: &Through) -> io::Result<Seen> {
-    expect("a pod runs before the first request", wake.pod.borrow().is_none())?;
-    let seen = through.ask(Protocol::Http1, 200).await?;
-    let queue = wake.await_pod(true).await?.unwrap_or_default();
-    Ok(Seen { what: format!("200, started queue process {queue} and its application"), ..seen })
-}
-
-async fn scaled_to_zero(wake: &mut Wake) -> io::Result<Seen> {
-    wake.await_pod(false).await?;
-    let address = std::net::SocketAddr::from((wake.address(), crate::knative::names::PORT_HTTPS));
-    let gone = tokio::net::TcpStream::connect(address).await.is_err();
-    expect("the pod's port is still open", gone)?;
-    Ok(Seen { peer: None, what: "the processes are gone".to_owned() })
-}
-
-/// A pod whose certificate is for another namespace starts, and gets no byte of the request.
-async fn impostor(through: &Through) -> io::Result<Seen> {
-    let (_, answer) = through.get(Protocol::Http1).await?;
-    let cause = answer.headers.get("x-lockkeeper-cause").and_then(|cause| cause.to_str().ok()).unwrap_or_default();
-    let what = format!("{}, {cause}", answer.status);
-    expect(&what, what == "502, tls_san_mismatch")?;
-    Ok(Seen { peer: None, what })
-}
-
 /// What a step saw.
 #[derive(Default)]
-struct Seen {
-    peer: Option<Peer>,
-    what: String,
+pub struct Seen {
+    /// Whom a handshake verified.
+    pub peer: Option<Peer>,
+    /// In words.
+    pub what: String,
 }
 
-struct Steps {
+/// Takes one step after the other.
+pub struct Steps {
     report: Report,
     trust: Trust,
 }
 
 impl Steps {
-    async fn passes(&self, name: &str, step: impl Future<Output = io::Result<Seen>>) -> io::Result<()> {
+    /// A step that has to work.
+    ///
+    /// # Errors
+    /// It did not.
+    pub async fn passes(&self, name: &str, step: impl Future<Output = io::Result<Seen>>) -> io::Result<()> {
         let start = Instant::now();
         match Box::pin(step).await {
             Ok(seen) => {
@@ -137,7 +82,11 @@ impl Steps {
         }
     }
 
-    async fn refuses(&self, name: &str, addr: SocketAddr, trust: &Trust, reasons: &str) -> io::Result<()> {
+    /// A handshake that has to fail for one of `reasons`, with `|` between.
+    ///
+    /// # Errors
+    /// It went through, or failed otherwise.
+    pub async fn refuses(&self, name: &str, addr: SocketAddr, trust: &Trust, reasons: &str) -> io::Result<()> {
         let start = Instant::now();
         let name = format!("refused: {name}");
         let Err(error) = dial(addr, Some(trust), Protocol::Http1).await else {
@@ -159,7 +108,7 @@ impl Steps {
 
     fn line(&self, name: &str, seen: &Seen, start: Instant) {
         let milliseconds = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let mut text = format!("ok    {name:<30} {}", seen.what);
+        let mut text = format!("ok    {name:<36} {}", seen.what);
         let mut fields: Vec<(&str, Value)> =
             vec![("check", name.into()), ("ok", true.into()), ("what", seen.what.as_str().into())];
         if let Some(peer) = &seen.peer {
@@ -175,7 +124,11 @@ impl Steps {
     }
 }
 
-fn expect(what: &str, right: bool) -> io::Result<()> {
+/// An error that says `what`, unless it is right.
+///
+/// # Errors
+/// That.
+pub fn expect(what: &str, right: bool) -> io::Result<()> {
     if right { Ok(()) } else { Err(io::Error::other(what.to_owned())) }
 }
 

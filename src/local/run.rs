@@ -7,9 +7,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::local::app::App;
+use crate::local::front::Front;
+use crate::local::manifests::{HOST, LOCAL_HOSTS};
 use crate::local::report::Report;
 use crate::local::rotate::{rotate, served};
-use crate::local::topology::{Certificates, NAMESPACE, Options, REVISION, Topology};
+use crate::local::topology::{Certificates, Options, Topology};
 use crate::local::wake::Wake;
 
 /// How long a pod outlives the last request: long enough to try it, short enough to see it go.
@@ -31,7 +33,15 @@ pub async fn run(options: &Options, rotate_every: Option<Duration>, report: Repo
         // The CA's key is not here: there is no certificate for an activator.
         Certificates::Given(_) => None,
     };
-    introduce(&topology, wake.as_ref(), &served(&topology).await?, report);
+    let mut front = match &wake {
+        Some(wake) => {
+            let mut front = Front::start(wake.manifests(), topology.state_dir())?;
+            front.ready().await?;
+            Some(front)
+        }
+        None => None,
+    };
+    introduce(&topology, wake.as_ref().zip(front.as_ref()), &served(&topology).await?, report);
     let mut pods = wake.as_ref().map(|wake| wake.pod.clone());
 
     let mut rotations = tokio::time::interval(rotate_every.unwrap_or(NEVER));
@@ -55,13 +65,17 @@ pub async fn run(options: &Options, rotate_every: Option<Duration>, report: Repo
                 },
                 _ = health.tick() => {
                     let activator = wake.as_mut().map(Wake::ended).transpose()?.flatten();
-                    if let Some(words) = topology.queue_ended()?.or(activator) {
+                    let gateway = front.as_mut().map(Front::ended).transpose()?.flatten();
+                    if let Some(words) = topology.queue_ended()?.or(activator).or(gateway) {
                         return Err(io::Error::other(words));
                     }
                 }
             }
     }
     report.say("draining", "draining", &[]);
+    if let Some(front) = front {
+        front.stop()?;
+    }
     if let Some(wake) = wake {
         wake.stop().await?;
     }
@@ -87,10 +101,13 @@ fn curl(topology: &Topology) -> String {
     curl_to(topology, topology.ports().tls)
 }
 
-/// The same through the activator, which starts the application first.
-fn cold_curl(topology: &Topology, wake: &Wake) -> String {
-    let line = curl_to(topology, wake.tls_port);
-    format!("{line} -H 'Knative-Serving-Namespace: {NAMESPACE}' -H 'Knative-Serving-Revision: {REVISION}'")
+/// The same to a host of the gateway, which starts the application first.
+fn curl_host(topology: &Topology, host: &str, port: u16) -> String {
+    format!("curl --cacert {} --resolve {host}:{port}:127.0.0.1 https://{host}:{port}/", quoted_ca(topology))
+}
+
+fn quoted_ca(topology: &Topology) -> String {
+    format!("'{}'", topology.ca_path().display().to_string().replace('\'', r"'\''"))
 }
 
 fn curl_to(topology: &Topology, port: u16) -> String {
@@ -98,8 +115,8 @@ fn curl_to(topology: &Topology, port: u16) -> String {
         Certificates::Minted { .. } => "localhost",
         Certificates::Given(_) => &topology.name,
     };
-    let ca = topology.ca_path().display().to_string().replace('\'', r"'\''");
-    format!("curl --cacert '{ca}' --resolve {name}:{port}:127.0.0.1 https://{name}:{port}/")
+    let ca = quoted_ca(topology);
+    format!("curl --cacert {ca} --resolve {name}:{port}:127.0.0.1 https://{name}:{port}/")
 }
 
 /// The next start or end of the pod; never, without an activator.
@@ -110,33 +127,20 @@ async fn pod_changed(pods: &mut Option<watch::Receiver<Option<u32>>>) -> Option<
     }
 }
 
-fn introduce(topology: &Topology, wake: Option<&Wake>, serial: &str, report: Report) {
+fn introduce(topology: &Topology, chain: Option<(&Wake, &Front)>, serial: &str, report: Report) {
     let ports = topology.ports();
     let app = topology.app.addr();
     let ca = topology.ca_path().display().to_string();
     let curl = curl(topology);
-    let cold = wake.map(|wake| cold_curl(topology, wake)).unwrap_or_default();
-    let activator = wake.map_or(String::new(), |wake| {
-        format!(
-            "activator    process {}\n  plaintext  http://127.0.0.1:{}/\n  TLS        https://127.0.0.1:{}/  certificate for kn-routing\n",
-            wake.activator_id(),
-            wake.http_port,
-            wake.tls_port
-        )
-    });
-    let from_zero = if cold.is_empty() { String::new() } else { format!("from zero    {cold}\n") };
-    let text = format!(
+    let mut text = format!(
         "application  http://{app}/\n\
          queue        process {}\n\
          \x20 plaintext  http://127.0.0.1:{}/\n\
          \x20 TLS        https://127.0.0.1:{}/  certificate for {}, serial {serial}\n\
          \x20 admin      http://127.0.0.1:{}/\n\
          \x20 statistics http://127.0.0.1:{}/metrics\n\
-{activator}\
          CA           {ca}\n\
-         try          {curl}\n\
-{from_zero}\
-         Ctrl-C drains and ends.",
+         try          {curl}\n",
         topology.queue_id(),
         ports.http,
         ports.tls,
@@ -144,7 +148,7 @@ fn introduce(topology: &Topology, wake: Option<&Wake>, serial: &str, report: Rep
         ports.admin,
         ports.stats,
     );
-    let fields = [
+    let mut fields = vec![
         ("app", app.to_string().into()),
         ("queue_pid", topology.queue_id().into()),
         ("http_port", ports.http.into()),
@@ -155,10 +159,39 @@ fn introduce(topology: &Topology, wake: Option<&Wake>, serial: &str, report: Rep
         ("serial", serial.into()),
         ("ca", ca.into()),
         ("curl", curl.as_str().into()),
-        ("activator_pid", wake.map(Wake::activator_id).into()),
-        ("activator_http_port", wake.map(|wake| wake.http_port).into()),
-        ("activator_tls_port", wake.map(|wake| wake.tls_port).into()),
-        ("cold_curl", cold.as_str().into()),
     ];
+    if let Some((wake, front)) = chain {
+        let outside = curl_host(topology, HOST, front.https_port);
+        let inside = curl_host(topology, LOCAL_HOSTS[0], front.internal_https_port);
+        let manifests = wake.manifests().path().display().to_string();
+        text += &format!(
+            "\n\
+             the chain    gateway (process {}), activator (process {}), and a pod that the first request starts:\n\
+             \x20            another queue and application, gone {} s after the last request; TLS on every hop\n\
+             from outside {outside}\n\
+             in cluster   {inside}\n\
+             redirected   http://127.0.0.1:{}/ for the host {HOST}\n\
+             manifests    {manifests}\n\
+             \x20            its objects, followed while you edit them: system-internal-tls in config.yaml, httpOption and\n\
+             \x20            tls in ingress.yaml\n",
+            front.id(),
+            wake.activator_id(),
+            IDLE.as_secs(),
+            front.http_port,
+        );
+        fields.extend([
+            ("activator_pid", wake.activator_id().into()),
+            ("activator_http", wake.http.to_string().into()),
+            ("activator_tls", wake.tls.to_string().into()),
+            ("gateway_pid", front.id().into()),
+            ("gateway_http_port", front.http_port.into()),
+            ("gateway_https_port", front.https_port.into()),
+            ("gateway_internal_https_port", front.internal_https_port.into()),
+            ("chain_curl", outside.as_str().into()),
+            ("cluster_local_curl", inside.as_str().into()),
+            ("manifests", manifests.as_str().into()),
+        ]);
+    }
+    text += "Ctrl-C drains and ends.";
     report.say("started", &text, &fields);
 }

@@ -235,10 +235,20 @@ fn about(what: &str, error: &io::Error) -> io::Error {
 }
 
 /// A directory of our own that vanishes with the value.
-struct StateDir(PathBuf);
+pub struct StateDir(PathBuf);
 
 impl StateDir {
-    fn create() -> io::Result<Self> {
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// One for this process.
+    ///
+    /// # Errors
+    /// When it can't be made.
+    pub fn create() -> io::Result<Self> {
         let dir = std::env::temp_dir().join(format!("lockkeeper-local-{}", std::process::id()));
         // Left behind by a process of the same id that was killed.
         let _ = fs::remove_dir_all(&dir);

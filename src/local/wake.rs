@@ -5,29 +5,34 @@
 //! sample application and a queue, on a loopback address of its own, so that the queue's ports are those of a cluster.
 use std::fs;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use base64::Engine as _;
+use prost::Message as _;
 use tokio::sync::watch;
 
 use crate::knative::names;
+use crate::knative::stat::Stat;
 use crate::local::autoscaler::{self, Said};
+use crate::local::client::{Connection, Protocol};
+use crate::local::manifests::{Manifests, SYSTEM};
 use crate::local::pki::{Authority, Mount};
 use crate::local::process::Process;
-use crate::local::topology::{NAMESPACE, REVISION, queue_env};
+use crate::local::topology::{NAMESPACE, queue_env};
 
-/// The system namespace.
-const SYSTEM: &str = "knative-serving";
+/// How often a pod is asked what it does.
+const SCRAPE: Duration = Duration::from_millis(500);
+/// From the moment in which requests are sent elsewhere to the end of the pod.
+const SETTLE: Duration = Duration::from_millis(300);
 
 /// The activator and, while there are requests, a pod.
 pub struct Wake {
     activator: Process,
-    /// Its cleartext port.
-    pub http_port: u16,
-    /// Its TLS port.
-    pub tls_port: u16,
+    /// Its cleartext listener.
+    pub http: SocketAddr,
+    /// Its TLS listener; closed and opened again when `system-internal-tls` is switched.
+    pub tls: SocketAddr,
     /// Whether a pod runs, and its queue's process id.
     pub pod: watch::Receiver<Option<u32>>,
     /// What the activator said last.
@@ -40,7 +45,7 @@ pub struct Wake {
 
 #[derive(Clone)]
 struct Dirs {
-    manifests: PathBuf,
+    manifests: Manifests,
     certs: PathBuf,
 }
 
@@ -51,34 +56,33 @@ impl Wake {
     /// # Errors
     /// Names what could not be started.
     pub async fn start(authority: &Authority, state: &Path, idle: Duration) -> io::Result<Self> {
-        let dirs = Dirs { manifests: state.join("manifests"), certs: state.join("pod-certs") };
-        fs::create_dir_all(&dirs.manifests)?;
+        let dirs = Dirs { manifests: Manifests::create(state.join("manifests"))?, certs: state.join("pod-certs") };
         let pod = authority.leaf(&[&names::san_user(NAMESPACE), names::SAN_LEGACY], 0x2001)?;
         Mount::create(&dirs.certs)?.publish_leaf(&pod, authority)?;
-        write(&dirs.manifests, "system.yaml", &system(authority)?)?;
-        write(&dirs.manifests, "revision.yaml", REVISION_MANIFEST)?;
+        dirs.manifests.publish(authority)?;
+        let of_activator = own_address(80);
+        dirs.manifests.route(of_activator, None)?;
         let (scaler_address, said) = autoscaler::start().await?;
         let env = [
             ("POD_NAME", "activator-local".to_owned()),
-            ("POD_IP", "127.0.0.1".to_owned()),
+            ("POD_IP", of_activator.to_string()),
             ("SYSTEM_NAMESPACE", SYSTEM.to_owned()),
-            ("LOCKKEEPER_MANIFEST_DIR", dirs.manifests.display().to_string()),
+            ("LOCKKEEPER_MANIFEST_DIR", dirs.manifests.path().display().to_string()),
             ("LOCKKEEPER_AUTOSCALER", scaler_address.to_string()),
-            ("LOCKKEEPER_LISTEN_ADDRESS", "127.0.0.1".to_owned()),
-            ("LOCKKEEPER_HTTP_PORT", "0".to_owned()),
-            ("LOCKKEEPER_HTTP2_PORT", "0".to_owned()),
-            ("LOCKKEEPER_TLS_PORT", "0".to_owned()),
+            ("LOCKKEEPER_LISTEN_ADDRESS", of_activator.to_string()),
             ("LOCKKEEPER_DRAIN_TIME", "0s".to_owned()),
             ("PROFILING_PORT", "0".to_owned()),
         ];
         let mut activator = Process::start("the activator", &["activator"], &env)?;
-        let [http_port, tls_port] = activator.await_ports(["server http1:", "server https:"])?;
-        let address = own_address();
+        activator.await_ports(["server http1:", "server https:"])?;
+        let address = own_address(100);
+        let http = SocketAddr::new(of_activator.into(), names::PORT_HTTP1);
+        let tls = SocketAddr::new(of_activator.into(), names::PORT_HTTPS);
         let (publish, pod) = watch::channel(None);
         let (stop, stopped) = watch::channel(false);
-        let scaler = Scaler { dirs: dirs.clone(), address, idle, publish };
+        let scaler = Scaler { dirs: dirs.clone(), address, activator: of_activator, idle, publish };
         let scaler = tokio::task::spawn_local(scaler.run(said.clone(), stopped));
-        Ok(Self { activator, http_port, tls_port, pod, said, scaler, stop, dirs, address })
+        Ok(Self { activator, http, tls, pod, said, scaler, stop, dirs, address })
     }
 
     /// The activator's process id.
@@ -129,6 +133,21 @@ impl Wake {
         Mount::create(&self.dirs.certs)?.publish_leaf(&leaf, authority)
     }
 
+    /// The pod's certificate is issued again by `authority`, while the pod runs.
+    ///
+    /// # Errors
+    /// When it can't be written.
+    pub fn issue_pod(&self, authority: &Authority, serial: u64) -> io::Result<()> {
+        let leaf = authority.leaf(&[&names::san_user(NAMESPACE), names::SAN_LEGACY], serial)?;
+        Mount::create(&self.dirs.certs)?.publish_leaf(&leaf, authority)
+    }
+
+    /// The objects that the activator reads.
+    #[must_use]
+    pub fn manifests(&self) -> &Manifests {
+        &self.dirs.manifests
+    }
+
     /// The address of the pod.
     #[must_use]
     pub fn address(&self) -> Ipv4Addr {
@@ -150,30 +169,50 @@ impl Wake {
 struct Scaler {
     dirs: Dirs,
     address: Ipv4Addr,
+    /// Where the activator listens.
+    activator: Ipv4Addr,
     idle: Duration,
     publish: watch::Sender<Option<u32>>,
 }
 
-struct Pod {
+/// An application with a queue in front, as two processes.
+pub struct Pod {
     queue: Process,
+    #[expect(dead_code, reason = "ends with this value")]
     application: Process,
+    statistics: SocketAddr,
 }
 
 impl Scaler {
     async fn run(self, mut said: watch::Receiver<Said>, mut stop: watch::Receiver<bool>) {
         let mut pod: Option<Pod> = None;
+        let mut busy = Instant::now();
+        let mut scrape = tokio::time::interval(SCRAPE);
+        scrape.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            let idle = tokio::time::sleep(self.idle);
-            tokio::select! {
+            let wanted = tokio::select! {
                 _ = stop.wait_for(|stop| *stop) => break,
-                changed = said.changed() => if changed.is_err() { break },
-                () = idle, if pod.is_some() => self.scale_down(&mut pod).await,
+                changed = said.changed() => match changed {
+                    Ok(()) => said.borrow_and_update().concurrency > 0.0,
+                    Err(_) => break,
+                },
+                _ = scrape.tick() => false,
+            };
+            if let Err(error) = self.dirs.manifests.follow_encryption() {
+                eprintln!("lockkeeper local: {error}");
             }
-            if said.borrow_and_update().concurrency > 0.0 && pod.is_none() {
+            // What goes past the activator is known to the pod alone, as in a cluster.
+            if wanted || is_busy(pod.as_ref()).await {
+                busy = Instant::now();
+            } else if busy.elapsed() > self.idle {
+                self.scale_down(&mut pod).await;
+            }
+            if wanted && pod.is_none() {
                 match self.scale_up().await {
                     Ok(started) => {
                         self.publish.send_replace(Some(started.queue.id()));
                         pod = Some(started);
+                        busy = Instant::now();
                     }
                     Err(error) => eprintln!("lockkeeper local: the pod did not start: {error}"),
                 }
@@ -184,32 +223,53 @@ impl Scaler {
 
     async fn scale_up(&self) -> io::Result<Pod> {
         // The address is known before anything listens there, as in a cluster.
-        write(&self.dirs.manifests, "endpoints.yaml", &endpoints(Some(self.address)))?;
+        self.dirs.manifests.pod(Some(self.address))?;
         let (certs, address) = (self.dirs.certs.clone(), self.address);
         let started = tokio::task::spawn_blocking(move || Pod::start(&certs, address)).await;
-        started.map_err(io::Error::other)?
+        let pod = started.map_err(io::Error::other)??;
+        self.dirs.manifests.route(self.activator, Some(self.address))?;
+        Ok(pod)
     }
 
     async fn scale_down(&self, pod: &mut Option<Pod>) {
-        let Some(Pod { queue, application }) = pod.take() else { return };
-        if let Err(error) = write(&self.dirs.manifests, "endpoints.yaml", &endpoints(None)) {
+        let Some(pod) = pod.take() else { return };
+        let manifests = &self.dirs.manifests;
+        if let Err(error) = manifests.route(self.activator, None).and_then(|()| manifests.pod(None)) {
             eprintln!("lockkeeper local: {error}");
         }
-        let stopped = tokio::task::spawn_blocking(move || {
-            let queue = queue.stop();
-            // Like a container whose pre-stop hook is over.
-            drop(application);
-            queue
-        });
-        if let Ok(Err(error)) = stopped.await {
+        tokio::time::sleep(SETTLE).await;
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(|| pod.stop()).await {
             eprintln!("lockkeeper local: {error}");
         }
         self.publish.send_replace(None);
     }
 }
 
+/// Whether a pod had requests in the last second, as the autoscaler asks it.
+async fn is_busy(pod: Option<&Pod>) -> bool {
+    let Some(pod) = pod else { return false };
+    let ask = async {
+        let mut connection = Connection::open(pod.statistics, None, Protocol::Http1).await?;
+        connection.get("queue", "/metrics").await
+    };
+    let stat = ask.await.ok().and_then(|answer| Stat::decode(answer.body.as_slice()).ok());
+    stat.is_some_and(|stat| stat.request_count > 0.0 || stat.average_concurrent_requests > 0.0)
+}
+
 impl Pod {
-    fn start(certs: &Path, address: Ipv4Addr) -> io::Result<Self> {
+    /// Drains the queue, then ends the application, like a container whose pre-stop hook is over.
+    ///
+    /// # Errors
+    /// When the queue does not leave well.
+    pub fn stop(self) -> io::Result<()> {
+        self.queue.stop()
+    }
+
+    /// Starts both, the queue on `address` with the certificates of a directory.
+    ///
+    /// # Errors
+    /// Names what could not be started.
+    pub fn start(certs: &Path, address: Ipv4Addr) -> io::Result<Self> {
         let mut application = Process::start("the sample application", &["local", "--sample-application"], &[])?;
         let [port] = application.await_ports(["sample application:"])?;
         let mut env = queue_env(certs, port);
@@ -221,66 +281,13 @@ impl Pod {
             ("LOCKKEEPER_STATS_PORT", "0".to_owned()),
         ]);
         let mut queue = Process::start("the pod's queue", &["queue"], &env)?;
-        queue.await_ports(["tls server main:"])?;
-        Ok(Self { queue, application })
+        let [_, statistics] = queue.await_ports(["tls server main:", "http server metrics:"])?;
+        Ok(Self { queue, application, statistics: SocketAddr::new(address.into(), statistics) })
     }
 }
 
-/// A loopback address that no other `local` has: all of 127.0.0.0/8 is this machine.
-fn own_address() -> Ipv4Addr {
-    let [.., high, low] = std::process::id().to_be_bytes();
-    Ipv4Addr::new(127, 100 + (std::process::id() >> 16) as u8 % 100, high, low.clamp(2, 254))
-}
-
-/// Written beside and renamed, so that nobody reads half of it.
-fn write(dir: &Path, name: &str, text: &str) -> io::Result<()> {
-    let beside = dir.with_file_name(format!("{name}.new"));
-    fs::write(&beside, text)?;
-    fs::rename(beside, dir.join(name))
-}
-
-const REVISION_MANIFEST: &str = "\
-apiVersion: serving.knative.dev/v1
-kind: Revision
-metadata:
-  name: local-00001
-  namespace: default
-  labels: {serving.knative.dev/service: local, serving.knative.dev/configuration: local}
-spec:
-  containerConcurrency: 0
-  timeoutSeconds: 300
-  containers: [{name: user-container, image: sample, ports: [{containerPort: 8080}]}]
-";
-
-fn endpoints(address: Option<Ipv4Addr>) -> String {
-    let subsets = address.map_or("[]".to_owned(), |address| {
-        format!("[{{notReadyAddresses: [{{ip: {address}}}], ports: [{{name: http, port: {}}}]}}]", names::PORT_HTTP1)
-    });
-    format!(
-        "apiVersion: v1\nkind: Endpoints\nmetadata:\n  name: {REVISION}-private\n  namespace: {NAMESPACE}\n  labels: \
-         {{networking.internal.knative.dev/serviceType: Private, serving.knative.dev/revision: {REVISION}, \
-         serving.knative.dev/revisionUID: local}}\nsubsets: {subsets}\n"
-    )
-}
-
-/// The system's config maps, and the activator's certificate.
-fn system(authority: &Authority) -> io::Result<String> {
-    let leaf = authority.leaf(&[names::SAN_ROUTING, names::SAN_LEGACY, "localhost", "127.0.0.1"], 0x3001)?;
-    let encoded = |text: &str| base64::engine::general_purpose::STANDARD.encode(text);
-    let map = |name: &str, data: &str| {
-        format!("---\napiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {name}, namespace: {SYSTEM}}}\ndata: {data}\n")
-    };
-    Ok([
-        map("config-logging", "{}"),
-        map("config-observability", "{}"),
-        map("config-network", "{system-internal-tls: enabled}"),
-        format!(
-            "---\napiVersion: v1\nkind: Secret\nmetadata: {{name: routing-serving-certs, namespace: {SYSTEM}}}\n\
-             data: {{tls.crt: {}, tls.key: {}, ca.crt: {}}}\n",
-            encoded(&leaf.chain),
-            encoded(&leaf.key),
-            encoded(authority.pem()),
-        ),
-    ]
-    .concat())
+/// A loopback address that no other `local` has, one of 20 networks from `from` on: all of 127.0.0.0/8 is this machine.
+fn own_address(from: u8) -> Ipv4Addr {
+    let [_, top, high, low] = std::process::id().to_be_bytes();
+    Ipv4Addr::new(127, from + top % 20, high, low.clamp(2, 254))
 }
