@@ -99,5 +99,17 @@ fn families(live: &Live, counts: &Counts, drain: &Drain) -> Vec<Family> {
             Kind::Gauge,
             number(f64::from(live.is_ready())),
         ),
+        family(
+            "lockkeeper_gateway_leader",
+            "Whether this replica writes status.",
+            Kind::Gauge,
+            number(f64::from(live.leads())),
+        ),
+        family(
+            "lockkeeper_gateway_events_dropped_total",
+            "Kubernetes Events that were not written since there were too many.",
+            Kind::Counter,
+            number(live.events_dropped.load(Ordering::Relaxed) as f64),
+        ),
     ]
 }

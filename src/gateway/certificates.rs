@@ -161,7 +161,10 @@ impl Certificates {
         let entries = self.entries.get(object)?;
         entries.iter().find_map(|entry| match self.secrets.get(&entry.secret) {
             None => Some(format!("Secret {} does not exist", entry.secret)),
-            Some(known) => known.wrong.clone(),
+            Some(known) => known.wrong.as_ref().map(|wrong| match known.good {
+                Some(_) => format!("{wrong}; its last good certificate stays in use"),
+                None => wrong.clone(),
+            }),
         })
     }
 

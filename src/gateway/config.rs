@@ -36,6 +36,9 @@ pub struct Config {
     pub never_redirect: bool,
     /// Which Secrets are watched.
     pub secrets: Secrets,
+    /// `LOCKKEEPER_SHARED_SECRET_NAMESPACES`: namespaces whose Secrets the Ingresses of every namespace may name, with
+    /// commas between; `*` is all of them, as in Kourier; default none.
+    pub shared_secrets: Vec<String>,
     /// `DRAIN_TIME_SECONDS`: from the signal to the end of what is still in flight; default 15.
     pub drain_time: Duration,
     /// `LOCKKEEPER_DRAIN_SETTLE`: how much of that new connections are still taken; default 5 s.
@@ -98,6 +101,9 @@ impl Config {
         let external_service = text("LOCKKEEPER_EXTERNAL_SERVICE", "kourier");
         let internal_service = text("LOCKKEEPER_INTERNAL_SERVICE", "kourier-internal");
         let pod = text("POD_NAME", "");
+        let shared_secrets = text("LOCKKEEPER_SHARED_SECRET_NAMESPACES", "");
+        let shared_secrets = shared_secrets.split(',').map(str::trim).filter(|name| !name.is_empty());
+        let shared_secrets = shared_secrets.map(str::to_owned).collect();
         let default_certificate = read.non_empty("CERTS_SECRET_NAMESPACE").zip(read.non_empty("CERTS_SECRET_NAME"));
         let status_dir = read.non_empty("LOCKKEEPER_STATUS_DIR").map(PathBuf::from);
         let collector_ca = read.non_empty("OTEL_EXPORTER_OTLP_CERTIFICATE").map(PathBuf::from);
@@ -132,6 +138,7 @@ impl Config {
                 authorizer,
                 never_redirect: never_redirect?,
                 secrets: secrets?.unwrap_or(if labelled? { Secrets::Labelled } else { Secrets::Needed }),
+                shared_secrets,
                 drain_time: Duration::from_secs(u64::try_from(drain?).unwrap_or(0)),
                 drain_settle: settle?,
                 ports: Ports {

@@ -14,10 +14,12 @@ use super::authz::check::Authorizer;
 use super::backends::UNSETTLED;
 use super::certificates::Side;
 use super::config::{Config, Secrets};
+use super::events::{self, Events};
 use super::kourier::Kourier;
 use super::live::Live;
 use super::objects::{EndpointSlice, Ingress, LABEL_SERVICE, Service};
 use super::state::State;
+use super::status::Outcome;
 use super::status::probe::Replicas;
 use super::status::report::Reporter;
 use crate::knative::network::Network;
@@ -40,6 +42,7 @@ enum Event {
     Kourier(Arc<Kourier>),
     Network(Arc<Network>),
     Trust,
+    Leads(bool),
 }
 
 /// The task's parts.
@@ -55,6 +58,10 @@ pub struct Control {
     events: (mpsc::Sender<Event>, mpsc::Receiver<Event>),
     network: watch::Receiver<Arc<Network>>,
     kourier: watch::Receiver<Arc<Kourier>>,
+    leads: watch::Receiver<bool>,
+    tell: Events,
+    /// What was told of objects that are not served as they are.
+    told: HashMap<Key, (&'static str, String)>,
 }
 
 /// A Secret that is watched by its name.
@@ -64,8 +71,9 @@ struct Watched {
 }
 
 impl Control {
-    /// Settings are followed through `network` and `kourier`.
+    /// Settings are followed through `network` and `kourier`; status is written while `leads` is true.
     #[must_use]
+    #[expect(clippy::too_many_arguments, reason = "the parts of one task, put together in one place")]
     pub fn new(
         config: Config,
         source: Source,
@@ -74,13 +82,15 @@ impl Control {
         replicas: Replicas,
         network: watch::Receiver<Arc<Network>>,
         kourier: watch::Receiver<Arc<Kourier>>,
+        leads: watch::Receiver<bool>,
+        tell: Events,
     ) -> Self {
         let mut config = config;
         if matches!(source, Source::Directory(_)) && config.secrets == Secrets::Needed {
             // It is read whole anyway.
             config.secrets = Secrets::All;
         }
-        let state = State::new(&config.class, &config.system_namespace);
+        let state = State::new(&config.class, &config.system_namespace, &config.shared_secrets);
         let internal_service = Key::new(&config.gateway_namespace, &config.internal_service);
         Self {
             config,
@@ -94,6 +104,9 @@ impl Control {
             events: mpsc::channel(WAITING),
             network,
             kourier,
+            leads,
+            tell,
+            told: HashMap::new(),
         }
     }
 
@@ -117,6 +130,8 @@ impl Control {
         self.apply_network(&network, at);
         let kourier = self.kourier.borrow_and_update().clone();
         self.apply_kourier(&kourier);
+        let leads = *self.leads.borrow_and_update();
+        self.lead(leads);
         for (key, service) in services.all() {
             self.state.service(&key, Some(service), at);
         }
@@ -160,6 +175,7 @@ impl Control {
                 Event::Network(watch.borrow_and_update().clone())
             }),
             follow_watch(self.live.trust.changes(), self.events.0.clone(), |_| Event::Trust),
+            follow_watch(self.leads.clone(), self.events.0.clone(), |watch| Event::Leads(*watch.borrow_and_update())),
         ];
         let mut tick = tokio::time::interval(UNSETTLED / 4);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -195,6 +211,18 @@ impl Control {
                 let network = self.network.borrow().clone();
                 self.apply_network(&network, at);
             }
+            Event::Leads(leads) => self.lead(leads),
+        }
+    }
+
+    /// This replica begins or ends to write status.
+    fn lead(&mut self, leads: bool) {
+        self.live.set_leads(leads);
+        self.reporter.set_leads(leads);
+        self.tell.set_leads(leads);
+        self.told.clear();
+        if leads {
+            self.state.touch_all();
         }
     }
 
@@ -218,11 +246,35 @@ impl Control {
         for key in self.state.take_touched() {
             match (self.state.object(&key).cloned(), self.state.outcome(&key)) {
                 (Some(ingress), Some(outcome)) => {
+                    self.tell_of(&key, &ingress, &outcome);
                     let probe = self.state.to_probe(&key);
                     self.reporter.look_at(&key, &ingress, outcome, probe);
                 }
-                _ => self.reporter.forget(&key),
+                _ => {
+                    self.told.remove(&key);
+                    self.reporter.forget(&key);
+                }
             }
+        }
+    }
+
+    /// An Event when an object is no longer served as it is, or for another reason.
+    fn tell_of(&mut self, key: &Key, ingress: &Ingress, outcome: &Outcome) {
+        let now = match outcome {
+            Outcome::Failed { message, certificate: true, .. } => (events::BAD_CERTIFICATE, message.clone()),
+            Outcome::Failed { message, .. } => (events::INGRESS_REFUSED, message.clone()),
+            Outcome::Conflict => {
+                let hosts = self.state.conflicts(key).join(", ");
+                (events::DOMAIN_CONFLICT, format!("another Ingress has {hosts}"))
+            }
+            Outcome::Waiting | Outcome::Ready => {
+                self.told.remove(key);
+                return;
+            }
+        };
+        if self.told.get(key) != Some(&now) {
+            self.tell.ingress(key, ingress, now.0, &now.1);
+            self.told.insert(key.clone(), now);
         }
     }
 

@@ -41,6 +41,9 @@ pub struct Live {
     /// What following the objects has cost.
     pub work: Work,
     ready: AtomicBool,
+    leads: AtomicBool,
+    /// Events that were not written since there were too many.
+    pub events_dropped: Arc<AtomicU64>,
 }
 
 /// What following the objects has cost so far.
@@ -74,6 +77,8 @@ impl Live {
             never_redirect,
             work: Work::default(),
             ready: AtomicBool::new(false),
+            leads: AtomicBool::new(false),
+            events_dropped: Arc::default(),
         })
     }
 
@@ -86,5 +91,16 @@ impl Live {
     /// Says so.
     pub fn set_ready(&self, ready: bool) {
         self.ready.store(ready, Ordering::Relaxed);
+    }
+
+    /// Whether this replica writes status.
+    #[must_use]
+    pub fn leads(&self) -> bool {
+        self.leads.load(Ordering::Relaxed)
+    }
+
+    /// Says so.
+    pub fn set_leads(&self, leads: bool) {
+        self.leads.store(leads, Ordering::Relaxed);
     }
 }

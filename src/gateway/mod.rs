@@ -1,7 +1,7 @@
 //! The gateway role: Knative's ingress, in place of net-kourier's controller and its Envoy.
 //!
 //! Control side: [`control`] feeds [`state`] with Kubernetes objects ([`objects`]) and publishes what follows in
-//! [`live`]; [`status`] asks the replicas and writes how far each object has come. Data side: [`serve`] takes
+//! [`live`]; [`status`] asks the replicas and writes how far each object has come, on the one that leads ([`leader`]). Data side: [`serve`] takes
 //! connections on the [`listeners`] and sends requests through [`edge`].
 pub mod access_log;
 pub mod admin;
@@ -11,7 +11,9 @@ pub mod certificates;
 pub mod config;
 pub mod control;
 pub mod edge;
+pub mod events;
 pub mod kourier;
+pub mod leader;
 pub mod listeners;
 pub mod live;
 pub mod objects;

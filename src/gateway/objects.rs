@@ -21,6 +21,8 @@ pub struct Ingress {
     pub generation: i64,
     /// The version of the whole object, for updates.
     pub resource_version: String,
+    /// Another object of the same name has another one.
+    pub uid: String,
     /// When it was made.
     pub created: i64,
     /// Whether it is being deleted and waits for a finaliser of Kourier's.
@@ -99,6 +101,7 @@ impl Object for Ingress {
             class: meta.annotation(CLASS_ANNOTATION).unwrap_or_default().to_owned(),
             generation: meta.generation,
             resource_version: meta.resource_version,
+            uid: meta.uid,
             created,
             awaits_finalizer,
             finalizers,

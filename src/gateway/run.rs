@@ -18,7 +18,9 @@ use super::admin;
 use super::config::{Config, Ports};
 use super::control::Control;
 use super::edge::observe::Counts;
+use super::events::Events;
 use super::kourier::{self, Kourier};
+use super::leader::{self, Election};
 use super::listeners::{self, Kind};
 use super::live::Live;
 use super::serve::{self, Shared};
@@ -34,8 +36,8 @@ use crate::http::{limits, pools};
 use crate::knative::certificates::Certificates;
 use crate::knative::config_map;
 use crate::knative::network::{self, Network};
-use crate::kube::Source;
 use crate::kube::source::Flags;
+use crate::kube::{Key, Source};
 use crate::lifecycle::drain::Drain;
 use crate::telemetry::log;
 use crate::tls::client::Connector;
@@ -116,6 +118,7 @@ async fn start(config: Config, env: &dyn Env, flags: &Flags) -> Result<(), Fatal
     let (order, order_seen) = watch::channel(None);
     let (close, closed) = watch::channel(false);
     let (stop, stopped) = watch::channel(false);
+    let (leaving, told_to_leave) = watch::channel(false);
     let tls_configs = |kourier: &Kourier| tls(kourier, &live);
     let (tls_now, tls_seen) = watch::channel(tls_configs(&Kourier::default())?);
     let shared = Arc::new(Shared {
@@ -151,7 +154,18 @@ async fn start(config: Config, env: &dyn Env, flags: &Flags) -> Result<(), Fatal
     // Whoever has something to send at the end holds a copy of `last_words`.
     let (last_words, mut all_said) = tokio::sync::mpsc::channel::<()>(1);
 
-    let serving = serving(&config, &source, &live, identity, trust, &running, &closed, tls_now, (stopped, last_words));
+    let serving = serving(
+        &config,
+        &source,
+        &live,
+        identity,
+        trust,
+        &running,
+        &closed,
+        told_to_leave,
+        tls_now,
+        (stopped, last_words),
+    );
     let mut signals = Signals::new().map_err(|error| Fatal::new("signals", error))?;
     tokio::select! {
         result = serving => result?,
@@ -162,7 +176,9 @@ async fn start(config: Config, env: &dyn Env, flags: &Flags) -> Result<(), Fatal
         signals.received().await;
         std::process::exit(1);
     });
-    leave(&config, &live, &drain, &order, &close, &running).await;
+    // Status is no longer written by now, and the Lease is given back at once.
+    leaving.send_replace(true);
+    tokio::join!(leave(&config, &live, &drain, &order, &close, &running), leaving.closed());
     stop.send_replace(true);
     let _ = tokio::time::timeout(LAST_WORDS, all_said.recv()).await;
     tracing::info!("Shutdown complete, exiting...");
@@ -179,13 +195,19 @@ async fn serving(
     trust: Arc<trust::Store>,
     running: &Workers,
     closed: &watch::Receiver<bool>,
+    leaving: watch::Receiver<bool>,
     tls_now: watch::Sender<(Arc<ServerConfig>, Arc<ServerConfig>)>,
     (stopped, last_words): (watch::Receiver<bool>, tokio::sync::mpsc::Sender<()>),
 ) -> Result<(), Fatal> {
     source.check_version("v1.0.0").await.map_err(|error| Fatal::new("the API server", error))?;
     let system = &config.system_namespace;
-    let network = settings(source, system, network::NAME, Network::parse).await;
-    let kourier = settings(source, system, kourier::NAME, kourier_at_start()).await;
+    let client = match source {
+        Source::Server(client) => Some(client.clone()),
+        Source::Directory(_) => None,
+    };
+    let events = Events::start(client, &config.pod, live.events_dropped.clone());
+    let network = settings(source, system, network::NAME, Network::parse, &events).await;
+    let kourier = settings(source, system, kourier::NAME, kourier_at_start(&events, system), &events).await;
     let traces = traces::follow(kourier.now.clone(), live.clone(), config.collector_ca.clone(), stopped);
     tokio::task::spawn_local(async move {
         traces.await;
@@ -227,11 +249,52 @@ async fn serving(
         replicas,
         network.now.clone(),
         kourier.now.clone(),
+        leads(config, source, live, leaving, &events).await,
+        events,
     );
     tokio::select! {
         () = control.run() => Ok(()),
         result = follow_tls(kourier.now.clone(), live.clone(), tls_now) => result,
     }
+}
+
+/// Whether this replica writes status, from now on. A directory has one reader, which leads.
+async fn leads(
+    config: &Config,
+    source: &Source,
+    live: &Arc<Live>,
+    leaving: watch::Receiver<bool>,
+    events: &Events,
+) -> watch::Receiver<bool> {
+    let Source::Server(client) = source else { return watch::channel(true).1 };
+    let settings = settings(source, &config.system_namespace, leader::NAME, leader::Settings::parse, events).await;
+    let (tell, told) = watch::channel(false);
+    let lease = Key::new(&config.system_namespace, &leader::lease_name(&config.class));
+    let election = Election::new(client.clone(), lease, identity_of(&config.pod), leader::Settings::default(), tell);
+    let live = live.clone();
+    tokio::task::spawn_local(async move {
+        let mut told_to_leave = leaving.clone();
+        // Whoever has not read everything yet has nothing to write.
+        let ready = async {
+            while !live.is_ready() {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        tokio::select! {
+            () = ready => election.run(settings.now, leaving).await,
+            _ = told_to_leave.wait_for(|leaving| *leaving) => {}
+        }
+    });
+    told
+}
+
+/// This replica's name in the Lease: the pod's, so that a restarted container goes on with it.
+fn identity_of(pod: &str) -> String {
+    if !pod.is_empty() {
+        return pod.to_owned();
+    }
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    format!("{}_{}", host.trim(), std::process::id())
 }
 
 /// New cipher suites act on the next connection.
@@ -263,11 +326,16 @@ async fn follow_tls(
 type Data = BTreeMap<String, String>;
 
 /// Reads `config-kourier`. A mistake at the start leaves the defaults and the authoriser; later ones leave what was before.
-fn kourier_at_start() -> impl Fn(&Data) -> Result<Kourier, config_map::Invalid> + Clone + 'static {
+fn kourier_at_start(
+    events: &Events,
+    namespace: &str,
+) -> impl Fn(&Data) -> Result<Kourier, config_map::Invalid> + Clone + 'static {
     let first = Rc::new(Cell::new(true));
+    let (events, namespace) = (events.clone(), namespace.to_owned());
     move |data| match Kourier::parse(data) {
         Err(mistake) if first.replace(false) => {
             tracing::warn!("{}: {mistake}: the defaults are used until then", kourier::NAME);
+            events.config_map(&namespace, kourier::NAME, &mistake.to_string());
             Ok(Kourier::without_mistakes(data))
         }
         parsed => {
@@ -289,7 +357,12 @@ async fn settings<T: Default + Send + Sync + 'static>(
     namespace: &str,
     name: &'static str,
     parse: impl Fn(&Data) -> Result<T, config_map::Invalid> + Clone + 'static,
+    events: &Events,
 ) -> Followed<T> {
+    let parse = {
+        let (events, namespace) = (events.clone(), namespace.to_owned());
+        move |data: &Data| parse(data).inspect_err(|invalid| events.config_map(&namespace, name, &invalid.to_string()))
+    };
     let (publish, now) = watch::channel(Arc::new(T::default()));
     let started = config_map::Settings::start(source, namespace, name, parse.clone());
     let first = match tokio::time::timeout(SETTINGS_TIME, started).await {

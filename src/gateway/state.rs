@@ -12,14 +12,16 @@ use super::certificates::{Certificates, Entry};
 use super::objects::{EndpointSlice, Ingress, Service};
 use super::route::compile::{self, Compiled};
 use super::route::owners::Owners;
-use super::status::Outcome;
-use crate::knative::ingress::{Spec, Visibility, hosts};
+use super::status::{Outcome, RECONCILE_FAILED, SECRET_NOT_PERMITTED};
+use crate::knative::ingress::{Spec, Tls, Visibility, hosts};
 use crate::knative::secret::Secret;
 use crate::kube::Key;
 
 /// Everything that the gateway knows.
 pub struct State {
     class: String,
+    /// Namespaces whose Secrets every object may name; `*`: all.
+    shared_secrets: Vec<String>,
     owners: Owners<Arc<Backend>>,
     /// Addresses and protocols.
     pub backends: Backends,
@@ -67,11 +69,12 @@ pub struct Target {
 }
 
 impl State {
-    /// Nothing known yet.
+    /// Nothing known yet. Objects may name Secrets of their own namespace and of `shared_secrets` (`*`: of all).
     #[must_use]
-    pub fn new(class: &str, system_namespace: &str) -> Self {
+    pub fn new(class: &str, system_namespace: &str, shared_secrets: &[String]) -> Self {
         Self {
             class: class.to_owned(),
+            shared_secrets: shared_secrets.to_vec(),
             owners: Owners::default(),
             backends: Backends::new(system_namespace),
             certificates: Certificates::default(),
@@ -118,6 +121,11 @@ impl State {
             self.backends.set_tls(on, at);
         }
         self.upstream_tls = (on, trusts);
+        self.touch_all();
+    }
+
+    /// The status of every object has to be looked at again.
+    pub fn touch_all(&mut self) {
         self.touched.extend(self.objects.keys().cloned());
     }
 
@@ -148,6 +156,12 @@ impl State {
         self.compiled
     }
 
+    /// The hosts that an object wants and another has.
+    #[must_use]
+    pub fn conflicts(&self, key: &Key) -> Vec<&str> {
+        self.owners.conflicts(&owner(key))
+    }
+
     /// How many objects there are.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -164,15 +178,22 @@ impl State {
     #[must_use]
     pub fn outcome(&self, key: &Key) -> Option<Outcome> {
         let known = self.objects.get(key)?;
-        let failed = |message: String| Some(Outcome::Failed { message });
+        let failed = |message| Some(Outcome::Failed { reason: RECONCILE_FAILED, message, certificate: false });
         if let Some(invalid) = &known.invalid {
             return failed(invalid.clone());
         }
         if !self.owners.conflicts(&owner(key)).is_empty() {
             return Some(Outcome::Conflict);
         }
+        if let Some(secret) = known.spec.as_ref().and_then(|spec| self.foreign(key, spec)) {
+            let message = format!(
+                "Secret {secret} is not used: an Ingress may name Secrets of its own namespace, and of those in \
+                 LOCKKEEPER_SHARED_SECRET_NAMESPACES"
+            );
+            return Some(Outcome::Failed { reason: SECRET_NOT_PERMITTED, message, certificate: false });
+        }
         if let Some(wrong) = self.certificates.wrong(key) {
-            return failed(wrong);
+            return Some(Outcome::Failed { reason: RECONCILE_FAILED, message: wrong, certificate: true });
         }
         if self.upstream_tls == (true, false) {
             return failed("failed to build trust-chain: no certificate authority is known".to_owned());
@@ -278,13 +299,27 @@ impl State {
         }
     }
 
+    /// The first Secret that an object names and may not use.
+    fn foreign(&self, key: &Key, spec: &Spec) -> Option<Key> {
+        let tls = spec.tls.iter().find(|tls| !self.may_use(key, secret_namespace(key, tls)))?;
+        Some(Key::new(secret_namespace(key, tls), &tls.secret_name))
+    }
+
+    /// Whoever may write an Ingress in one namespace need not be let near the keys of another one.
+    fn may_use(&self, key: &Key, namespace: &str) -> bool {
+        namespace == key.namespace() || self.shared_secrets.iter().any(|shared| shared == "*" || shared == namespace)
+    }
+
     /// The certificates of the hosts that an object has.
     fn entries(&self, key: &Key) -> BTreeSet<Entry> {
         let Some(spec) = self.objects.get(key).and_then(|known| known.spec.as_ref()) else { return BTreeSet::new() };
         let mut entries = BTreeMap::new();
         for visibility in [Visibility::ExternalIp, Visibility::ClusterLocal] {
             for tls in spec.tls_for(visibility) {
-                let namespace = Some(&*tls.secret_namespace).filter(|ns| !ns.is_empty()).unwrap_or(key.namespace());
+                let namespace = secret_namespace(key, tls);
+                if !self.may_use(key, namespace) {
+                    continue;
+                }
                 let covered = spec.rules.iter().filter(|rule| rule.visibility() == visibility).flat_map(|r| &r.hosts);
                 for host in covered.filter(|host| tls.hosts.contains(host)) {
                     let host = hosts::normal(host).into_owned();
@@ -297,6 +332,11 @@ impl State {
         }
         entries.into_iter().map(|((v, host), secret)| Entry { side: v.into(), host, secret }).collect()
     }
+}
+
+/// An empty namespace is the object's own.
+fn secret_namespace<'a>(key: &'a Key, tls: &'a Tls) -> &'a str {
+    Some(&*tls.secret_namespace).filter(|namespace| !namespace.is_empty()).unwrap_or(key.namespace())
 }
 
 fn owner(key: &Key) -> (String, String) {

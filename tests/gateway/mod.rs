@@ -3,7 +3,9 @@
 mod authz;
 mod cluster;
 mod conformance;
+mod events;
 mod harness;
+mod leader;
 mod rolling;
 mod routing;
 mod scale;

@@ -252,3 +252,44 @@ fn connect(port: u16, ca: &Authority, name: &str) -> Raw {
 fn ask(connection: &mut Raw, host: &str) -> u16 {
     connection.send(format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n")).reply().status()
 }
+
+/// Section 4.5: an Ingress may use the Secrets of its own namespace, and others only if a setting says so.
+#[test]
+fn given_a_secret_of_another_namespace_when_an_ingress_names_it_then_it_is_refused_unless_allowed() {
+    let ca = authority();
+    for allowed in ["", "other", "*"] {
+        let (directory, backend) = (Directory::new(), app("one"));
+        let theirs = ca.leaf(&["a.example.com"], 0x11).unwrap();
+        let foreign = objects::secret("other", "cert").entry("tls.crt", &theirs.chain).entry("tls.key", &theirs.key);
+        let mut object = with_tls("a", "a.example.com", "cert", "Enabled");
+        object["spec"]["tls"][0]["secretNamespace"] = "other".into();
+        // The certificate of a namespace serves all of its objects.
+        let mut own = with_tls("x", "x.w.example.com", "wildcard", "Enabled");
+        own["spec"]["tls"][0]["secretNamespace"] = "".into();
+        directory
+            .backend("app", "http", &[backend.port()])
+            .apply(foreign)
+            .apply(secret("wildcard", &ca.leaf(&["*.w.example.com"], 0x22).unwrap()))
+            .apply(object)
+            .apply(own)
+            .apply(with_tls("y", "y.w.example.com", "wildcard", "Enabled"));
+        let mut gateway = directory.start(builder().env("LOCKKEEPER_SHARED_SECRET_NAMESPACES", allowed));
+        let port = gateway.https();
+        for name in ["x", "y"] {
+            gateway.ready(name, 1);
+            assert_eq!(serial(port, &ca, &format!("{name}.w.example.com")).unwrap(), "22");
+        }
+        match allowed {
+            "" => {
+                let message = gateway.says("a", "Ready", "SecretNotPermitted");
+                assert!(message.contains("Secret other/cert is not used"), "{message}");
+                assert!(serial(port, &ca, "a.example.com").is_err());
+                assert_eq!(get(gateway.http(), "a.example.com", "/").status(), 200, "its routes serve");
+            }
+            _ => {
+                gateway.ready("a", 1);
+                assert_eq!(serial(port, &ca, "a.example.com").unwrap(), "11");
+            }
+        }
+    }
+}

@@ -78,8 +78,12 @@ impl LoadBalancer {
 pub enum Outcome {
     /// It can't be served, or not in full.
     Failed {
+        /// The reason of the condition: [`RECONCILE_FAILED`], or a word of ours.
+        reason: &'static str,
         /// What is wrong.
         message: String,
+        /// Whether it is a certificate, while all else is served.
+        certificate: bool,
     },
     /// Another object has a host of it.
     Conflict,
@@ -88,6 +92,11 @@ pub enum Outcome {
     /// Each replica serves it.
     Ready,
 }
+
+/// Kourier's reason for an object that can't be served, or not in full.
+pub const RECONCILE_FAILED: &str = "ReconcileIngressFailed";
+/// The reason for an object that names a Secret of another namespace.
+pub const SECRET_NOT_PERMITTED: &str = "SecretNotPermitted";
 
 const READY: &str = "Ready";
 const NETWORK: &str = "NetworkConfigured";
@@ -122,7 +131,7 @@ impl Status {
             Outcome::Ready => (say(True, "", ""), say(True, "", "")),
         };
         let ready = match outcome {
-            Outcome::Failed { message } => say(Unknown, "ReconcileIngressFailed", message),
+            Outcome::Failed { reason, message, .. } => say(Unknown, reason, message),
             // The dependent that is worst lends its reason.
             _ => [&network, &balancer].into_iter().min_by_key(|c| c.0).cloned().unwrap_or(say(Unknown, "", "")),
         };
@@ -212,7 +221,12 @@ mod tests {
         assert_eq!(times, ["t2", "t1", "t2"], "a condition that stays keeps its time");
         assert_eq!(ready, ready.next(&Outcome::Ready, 1, &balancers(), "t3"));
 
-        let failed = ready.next(&Outcome::Failed { message: "no Secret".to_owned() }, 2, &balancers(), "t4");
+        let failed = ready.next(
+            &Outcome::Failed { reason: RECONCILE_FAILED, message: "no Secret".to_owned(), certificate: true },
+            2,
+            &balancers(),
+            "t4",
+        );
         assert_eq!(
             told(&failed),
             [

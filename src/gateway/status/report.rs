@@ -1,6 +1,7 @@
 //! Keeps the status of each object true: decides, asks the replicas, writes.
 //!
-//! Control side. Each object has at most one task, which is replaced when the object changes. What is written goes to
+//! Control side. Each object has at most one task, which is replaced when the object changes; none while another replica
+//! leads. What is written goes to
 //! the status subresource, or to files when objects come from a directory. A finaliser that Kourier left is taken off
 //! objects that are being deleted; lockkeeper sets none of its own.
 use std::cell::RefCell;
@@ -47,6 +48,7 @@ pub struct Reporter {
     balancers: Rc<(LoadBalancer, LoadBalancer)>,
     tasks: HashMap<Key, Task>,
     written: Rc<RefCell<HashMap<Key, Status>>>,
+    leads: bool,
 }
 
 /// What is being done for an object.
@@ -74,7 +76,17 @@ impl Reporter {
     /// A reporter for a gateway behind these load balancers (public, private).
     #[must_use]
     pub fn new(sink: Sink, prober: Prober, balancers: (LoadBalancer, LoadBalancer)) -> Self {
-        Self { sink, prober, balancers: Rc::new(balancers), tasks: HashMap::new(), written: Rc::default() }
+        Self { sink, prober, balancers: Rc::new(balancers), tasks: HashMap::new(), written: Rc::default(), leads: true }
+    }
+
+    /// Whether this replica writes status; if not, another one does. Whoever begins has to look at all objects again.
+    pub fn set_leads(&mut self, leads: bool) {
+        self.leads = leads;
+        if !leads {
+            self.tasks.clear();
+            // From now on what another one writes counts.
+            self.written.borrow_mut().clear();
+        }
     }
 
     /// An object is gone, or not ours.
@@ -88,6 +100,9 @@ impl Reporter {
 
     /// Brings the status of an object up to date.
     pub fn look_at(&mut self, key: &Key, ingress: &Arc<Ingress>, outcome: Outcome, probe: Option<ToProbe>) {
+        if !self.leads {
+            return;
+        }
         let about = About { generation: ingress.generation, outcome, probe, deleted: ingress.awaits_finalizer };
         if self.tasks.get(key).is_some_and(|task| task.about == about) {
             return;

@@ -139,6 +139,13 @@ impl ApiServer {
         self.state().object(plural, namespace, name)
     }
 
+    /// All objects of a kind.
+    pub fn objects(&self, plural: &str) -> Vec<Value> {
+        let state = self.state();
+        let of_kind = state.objects.iter().filter(|((resource, ..), _)| resource.plural == plural);
+        of_kind.map(|(_, object)| object.clone()).collect()
+    }
+
     // What was asked.
 
     /// Every request so far.
