@@ -150,8 +150,10 @@ fn when_each_overlay_is_put_together_then_its_objects_are_known_once_and_no_more
 /// What can be applied by path alone is the same as in the bases.
 #[test]
 fn when_the_manifests_beside_the_overlays_are_read_then_they_are_those_of_the_bases() {
-    let base = Path::new("deploy/base/activator/activator.yaml");
-    assert_eq!(documents(Path::new("deploy/activator.yaml")), documents(base));
+    for part in ["activator", "gateway"] {
+        let base = format!("deploy/base/{part}/{part}.yaml");
+        assert_eq!(documents(Path::new(&format!("deploy/{part}.yaml"))), documents(Path::new(&base)), "{part}");
+    }
 }
 
 /// Every image can be set in the overlay.
