@@ -5,6 +5,7 @@
 //! | `/ready` | 200 once everything was read and until the process leaves, else 503 |
 //! | `/live` | 200 |
 //! | `/stats/prometheus`, `/metrics` | metrics |
+//! | `/config`, `/config?host=HOST` | to loopback: what is in force, as JSON ([`super::dump`]) |
 use std::borrow::Cow;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
 
+use super::dump;
 use super::edge::observe::Counts;
 use super::live::Live;
 use crate::control::listener::{Handler, Response};
@@ -24,7 +26,7 @@ use crate::telemetry::registry::{self, Family, Kind, Label, Point, Value};
 /// The admin server.
 #[must_use]
 pub fn handler(live: Arc<Live>, counts: Arc<Counts>, drain: Arc<Drain>, objects: Activity) -> Handler {
-    Rc::new(move |request, _| {
+    Rc::new(move |request, peer| {
         let response = match request.uri().path() {
             "/ready" if live.is_ready() => text(StatusCode::OK, "ready\n"),
             "/ready" => text(StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
@@ -34,6 +36,18 @@ pub fn handler(live: Arc<Live>, counts: Arc<Counts>, drain: Arc<Drain>, objects:
                 all.extend(objects.families());
                 let mut response = text(StatusCode::OK, registry::encode(all));
                 let kind = HeaderValue::from_static(registry::CONTENT_TYPE);
+                response.headers_mut().insert(header::CONTENT_TYPE, kind);
+                response
+            }
+            // It names every host and Service: for whoever may enter the pod (`kubectl port-forward`).
+            "/config" if !peer.ip().to_canonical().is_loopback() => {
+                text(StatusCode::FORBIDDEN, "only from loopback: kubectl port-forward\n")
+            }
+            "/config" => {
+                let host = request.uri().query().and_then(|query| query.strip_prefix("host="));
+                let config = dump::config(&live, host);
+                let mut response = text(StatusCode::OK, serde_json::to_vec_pretty(&config).unwrap_or_default());
+                let kind = HeaderValue::from_static("application/json");
                 response.headers_mut().insert(header::CONTENT_TYPE, kind);
                 response
             }

@@ -10,6 +10,7 @@ pub mod backends;
 pub mod certificates;
 pub mod config;
 pub mod control;
+pub mod dump;
 pub mod edge;
 pub mod events;
 pub mod kourier;

@@ -72,6 +72,12 @@ impl Names {
         own.or(self.default.as_ref())
     }
 
+    /// Every name with its certificate, wildcards as `*.example.com`, in no order; the default is not among them.
+    pub fn all(&self) -> impl Iterator<Item = (String, &Arc<Identity>)> {
+        let written = |key: &str| if key.starts_with('.') { format!("*{key}") } else { key.to_owned() };
+        self.shards.iter().flat_map(|shard| shard.iter()).map(move |(key, identity)| (written(key), identity))
+    }
+
     /// How many names there are, the default not among them.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -3,6 +3,7 @@
 mod authz;
 mod cluster;
 mod conformance;
+mod dump;
 mod events;
 mod harness;
 mod leader;

@@ -102,6 +102,12 @@ impl<B> Route<B> {
         self.shares.iter().find(|share| point < share.upto)
     }
 
+    /// The shares with their percentages.
+    pub fn percentages(&self) -> impl Iterator<Item = (u32, &Share<B>)> {
+        let mut before = 0;
+        self.shares.iter().map(move |share| (share.upto - std::mem::replace(&mut before, share.upto), share))
+    }
+
     /// Whether this is the way to a solver of ACME's HTTP-01 challenge (RFC 8555 section 8.3), which speaks plain HTTP
     /// and must be reached by plain HTTP.
     #[must_use]

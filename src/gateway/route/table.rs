@@ -100,6 +100,11 @@ impl<B> Table<B> {
         *shard = Arc::new(changed);
     }
 
+    /// The routes of every host, in no order.
+    pub fn all(&self) -> impl Iterator<Item = &Arc<HostRoutes<B>>> {
+        self.shards.iter().flat_map(|shard| shard.values())
+    }
+
     fn entry(&self, key: &str) -> Option<&Arc<HostRoutes<B>>> {
         self.shards.get(self.shard(key))?.get(key)
     }
