@@ -129,6 +129,11 @@ impl Fleet {
         self.pods.iter().all(|pod| self.known.contains(&pod.ip) && pod.app.count() > 0)
     }
 
+    /// Whether those that were told to leave have ended.
+    pub fn has_left(&self) -> bool {
+        self.leaving.is_empty()
+    }
+
     /// Requests that all pods had.
     pub fn served(&self) -> usize {
         self.pods.iter().chain(&self.leaving).map(|pod| pod.app.count()).sum()

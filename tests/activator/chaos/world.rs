@@ -129,6 +129,8 @@ impl Chaos {
     pub fn end(mut self) -> (Vec<String>, Outcome) {
         let differences = self.activator.process.log.lines(|line| line.contains("State that differed"));
         assert!(differences.is_empty(), "{differences:?}");
+        let said = self.activator.process.log.lines(|line| line.contains("\"WARNING\"") || line.contains("\"ERROR\""));
+        self.diary.extend(said);
         let fleets = std::mem::take(&mut self.fleets);
         let beside = |name: &str, done: &super::load::Done| {
             let fleet = fleets.iter().find(|fleet| fleet.name == name).unwrap();
@@ -274,6 +276,13 @@ impl Chaos {
         for at in 0..self.fleets.len() {
             self.roll(at);
             self.settle();
+        }
+        // Who takes an authority away first ends what it vouched for.
+        for fleet in &mut self.fleets {
+            eventually("the old pods have ended", || {
+                fleet.reckon(&self.world);
+                fleet.has_left()
+            });
         }
         self.world.issue_routing_certs();
         eventually("the old one has gone", || changes(&self.activator) > before + 1);
