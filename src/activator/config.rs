@@ -11,8 +11,13 @@ use super::throttle::{Choice, Slicing};
 use crate::config::env::{Env, Reader};
 use crate::config::error::Errors;
 use crate::config::value::{self, Invalid};
+use crate::control::scrape;
 use crate::http::layer::timeouts::Style;
 use crate::knative::{cluster_domain, logging, names, observability};
+use crate::tls::settings::{CallerAuth, PolicyText};
+
+/// Prefix of the variables of the TLS server's policy.
+pub const TLS_PREFIX: &str = "ACTIVATOR_";
 
 /// Everything that the activator is told.
 #[derive(Clone, Debug)]
@@ -41,23 +46,12 @@ pub struct Config {
     pub kubernetes_min_version: String,
     /// `PROFILING_PORT`; default 8008.
     pub profiling_port: u16,
-    /// `ACTIVATOR_TLS_*` as they came, for [`crate::tls::policy::Policy::parse`].
-    pub tls: TlsPolicy,
+    /// `ACTIVATOR_TLS_*` as they came: for the server alone.
+    pub tls: PolicyText,
+    /// `METRICS_PROMETHEUS_TLS_*`, the policy alone, as they came.
+    pub metrics_tls: PolicyText,
     /// Our own settings.
     pub own: Own,
-}
-
-/// A TLS policy as text; empty is unset.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct TlsPolicy {
-    /// `ACTIVATOR_TLS_MIN_VERSION`.
-    pub min_version: String,
-    /// `ACTIVATOR_TLS_MAX_VERSION`.
-    pub max_version: String,
-    /// `ACTIVATOR_TLS_CIPHER_SUITES`.
-    pub cipher_suites: String,
-    /// `ACTIVATOR_TLS_CURVE_PREFERENCES`.
-    pub curve_preferences: String,
 }
 
 /// What a lost link to the autoscaler means for readiness.
@@ -84,6 +78,10 @@ pub struct Own {
     pub tls_port: u16,
     /// `LOCKKEEPER_QUEUE_TLS_PORT`: the port on which queues speak TLS; default 8112.
     pub queue_tls_port: u16,
+    /// `LOCKKEEPER_CLIENT_AUTH` (`off`, `request` or `require`; default off) and `LOCKKEEPER_CLIENT_AUTH_SANS`: names of
+    /// which the certificate of a caller of the TLS port must have one, comma-separated; default `kn-routing`, the name of
+    /// what routes requests here.
+    pub client_auth: CallerAuth,
     /// `LOCKKEEPER_AUTOSCALER`: host and port of the autoscaler; default that of the system namespace.
     pub autoscaler: Option<String>,
     /// `LOCKKEEPER_AUTOSCALER_READINESS`: `once`, `always`, or a duration of at least 1 s; default `once`.
@@ -151,12 +149,8 @@ impl Config {
         let logging_name = named("CONFIG_LOGGING_NAME", logging::NAME);
         let observability_name = named("CONFIG_OBSERVABILITY_NAME", observability::NAME);
         let kubernetes_min_version = named("KUBERNETES_MIN_VERSION", "v1.34.0");
-        let tls = TlsPolicy {
-            min_version: read.text("ACTIVATOR_TLS_MIN_VERSION"),
-            max_version: read.text("ACTIVATOR_TLS_MAX_VERSION"),
-            cipher_suites: read.text("ACTIVATOR_TLS_CIPHER_SUITES"),
-            curve_preferences: read.text("ACTIVATOR_TLS_CURVE_PREFERENCES"),
-        };
+        let tls = PolicyText::read(&read, TLS_PREFIX);
+        let metrics_tls = PolicyText::read(&read, scrape::PREFIX);
         read.finish(|| {
             Some(Self {
                 pod_name: pod_name?,
@@ -173,6 +167,7 @@ impl Config {
                 kubernetes_min_version,
                 profiling_port: profiling_port?,
                 tls,
+                metrics_tls,
                 own: own?,
             })
         })
@@ -195,6 +190,7 @@ impl Own {
         let http2_port = read.or("LOCKKEEPER_HTTP2_PORT", names::PORT_HTTP2, value::port_or_zero);
         let tls_port = read.or("LOCKKEEPER_TLS_PORT", names::PORT_HTTPS, value::port_or_zero);
         let queue_tls_port = read.or("LOCKKEEPER_QUEUE_TLS_PORT", names::PORT_HTTPS, value::port);
+        let client_auth = CallerAuth::read(read, names::SAN_ROUTING);
         let autoscaler = read.or("LOCKKEEPER_AUTOSCALER", None, |v| host_port(v).map(Some));
         let readiness = read.or("LOCKKEEPER_AUTOSCALER_READINESS", AutoscalerReadiness::Once, autoscaler_readiness);
         let worker_threads = read.or("WORKER_THREADS", None, |v| value::count(v).map(Some));
@@ -230,6 +226,7 @@ impl Own {
             http2_port: http2_port?,
             tls_port: tls_port?,
             queue_tls_port: queue_tls_port?,
+            client_auth: client_auth?,
             autoscaler: autoscaler?,
             autoscaler_readiness: readiness?,
             worker_threads: worker_threads?,
@@ -330,6 +327,7 @@ mod tests {
             ("LOCKKEEPER_AUTOSCALER", "nowhere"),
             ("LOCKKEEPER_AUTOSCALER_READINESS", "never"),
             ("LOCKKEEPER_BALANCE", "random"),
+            ("LOCKKEEPER_CLIENT_AUTH", "always"),
             ("LOCKKEEPER_SLICING", "x"),
             ("LOCKKEEPER_TIMEOUT_STYLE", "lenient"),
             ("LOCKKEEPER_QUEUE_DEPTH", "0"),

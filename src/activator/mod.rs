@@ -1,7 +1,9 @@
 //! The activator: holds requests while their revision has no pod that can take them, and sends them on when it has.
 
 pub mod autoscaler;
+mod certificates;
 pub mod config;
+mod config_maps;
 pub mod directory;
 pub mod drain;
 pub mod encryption;

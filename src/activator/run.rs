@@ -7,7 +7,7 @@ use std::fmt::Display;
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -15,44 +15,37 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::LocalSet;
 
 use super::autoscaler::{self, Reporter};
+use super::certificates::Tls;
 use super::config::Config;
+use super::config_maps::{Maps, unusable};
 use super::directory::{Directory, Wiring};
 use super::drain::Drainer;
 use super::encryption::Switch;
 use super::health::Health;
-use super::layer::observe::RequestLog;
-use super::metrics::{self, Metrics};
+use super::metrics::{self, Metrics, gauges};
 use super::probing;
 use super::revisions::Revisions;
 use super::serve::{self, Shared};
 use super::throttle::{Budget, MeshMode, Policy as ThrottlePolicy};
-use super::upstream::{Encryption, Network};
+use super::upstream::Network;
 use crate::config::env::Env;
 use crate::control::listener::{self, refusal};
 use crate::control::{export, scrape};
 use crate::http::pools;
 use crate::http::upstream::Limits;
 use crate::knative::certificates::Certificates;
-use crate::knative::config_map::{Settings, Unusable};
-use crate::knative::logging::Logging;
+use crate::knative::config_map::Settings;
 use crate::knative::network::{self, MeshMode as NetworkMesh};
-use crate::knative::{names, observability};
 use crate::kube::Source;
 use crate::kube::source::Flags;
 use crate::lifecycle::drain::Drain;
-use crate::telemetry::observability::{MetricsExport, Observability};
+use crate::telemetry::log;
+use crate::telemetry::observability::MetricsExport;
 use crate::telemetry::registry;
-use crate::telemetry::request_log::Template;
 use crate::telemetry::trace::{Names, Tracer};
-use crate::telemetry::{log, writer};
-use crate::tls::client::{Connector, Sni};
-use crate::tls::client_auth::ClientAuth;
-use crate::tls::policy::Policy;
-use crate::tls::{identity, provider, server, trust};
+use crate::tls::{identity, trust};
 use crate::worker::{Listener, Workers, cpu, memory};
 
-/// The component's name in `config-logging` and in the log.
-const COMPONENT: &str = "activator";
 /// How long the API server's version is asked for, once a second.
 const VERSION_LIMIT: Duration = Duration::from_secs(60);
 /// Without a memory limit: 60 per cent of the one in the original's manifest.
@@ -61,13 +54,13 @@ const DEFAULT_WAITING_BYTES: u64 = 360 << 20;
 const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// Why the process gives up: one fatal line.
-struct Fatal {
+pub(super) struct Fatal {
     message: String,
     error: String,
 }
 
 impl Fatal {
-    fn new(message: &str, error: impl Display) -> Self {
+    pub(super) fn new(message: &str, error: impl Display) -> Self {
         Self { message: message.to_owned(), error: error.to_string() }
     }
 }
@@ -103,17 +96,11 @@ pub fn run<E: Env + Clone + 'static>(env: &E, flags: &Flags) -> ExitCode {
     code
 }
 
-/// Settings that Knative keeps in config maps.
-struct Maps {
-    logging: Settings<Logging>,
-    observability: Settings<Observability>,
-}
-
 async fn start<E: Env + Clone + 'static>(config: Config, env: &E, flags: &Flags) -> Result<(), Fatal> {
     let source = Source::find(env, flags).map_err(|e| Fatal::new("Error building kubeconfig", e))?;
     await_version(&source, &config.kubernetes_min_version).await?;
-    let maps = config_maps(&source, &config, env).await?;
-    let observed = maps.observability.current();
+    let maps = Maps::start(&source, &config, env).await?;
+    let observed = maps.observed();
     tracing::info!("Starting the knative activator");
 
     let workers = cpu::workers(cpu::Limits::of_this_process(), config.own.worker_threads);
@@ -127,8 +114,7 @@ async fn start<E: Env + Clone + 'static>(config: Config, env: &E, flags: &Flags)
     let exported: Arc<dyn registry::Source> = metrics.clone();
     let exports = export::start(&observed, &exported, tracer.clone(), &control_stopped);
     if let MetricsExport::Prometheus(export) = &observed.metrics {
-        let policy = Policy::parse(scrape::PREFIX, None, None, None, None);
-        scrape::start(export, policy, exported, control_stopped.clone())
+        scrape::start(export, config.metrics_tls.policy(scrape::PREFIX), exported, control_stopped.clone())
             .map_err(|e| Fatal::new("Failed to setup meter provider", e))?;
     }
 
@@ -173,7 +159,7 @@ async fn start<E: Env + Clone + 'static>(config: Config, env: &E, flags: &Flags)
         link,
         control_stopped.clone(),
     ));
-    gauges(&metrics, &budget, &probes, differences, &trust, &identity);
+    gauges::register(&metrics, &budget, &probes, differences, &trust, &identity);
 
     let drain = Drain::new(workers);
     let (order, order_seen) = watch::channel(None);
@@ -216,9 +202,7 @@ async fn start<E: Env + Clone + 'static>(config: Config, env: &E, flags: &Flags)
     if let Err(error) = scrape::profile(address, config.profiling_port, control_stopped) {
         tracing::error!(%error, "the profiling port cannot be opened");
     }
-    tokio::task::spawn_local(follow_logging(maps.logging.changes()));
-    set_request_log(&request_log, &observed);
-    tokio::task::spawn_local(follow_observability(maps.observability.changes(), request_log));
+    maps.follow(request_log);
     let switch = Switch {
         certificates,
         identity,
@@ -259,26 +243,6 @@ async fn await_version(source: &Source, minimum: &str) -> Result<(), Fatal> {
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
-}
-
-async fn config_maps<E: Env + Clone + 'static>(source: &Source, config: &Config, env: &E) -> Result<Maps, Fatal> {
-    let namespace = &config.system_namespace;
-    let logging = Settings::start(source, namespace, &config.logging_name, Logging::parse)
-        .await
-        .map_err(|e| unusable("logging", &e))?;
-    let first = logging.current();
-    let fields = [("knative.dev/controller", COMPONENT), ("knative.dev/pod", config.pod_name.as_str())];
-    log::init_with(&first.zap, first.level(COMPONENT), COMPONENT, &fields);
-    let env = env.clone();
-    let parse = move |data: &_| observability::parse(data, &env);
-    let observability = Settings::start(source, namespace, &config.observability_name, parse)
-        .await
-        .map_err(|e| unusable("observability", &e))?;
-    Ok(Maps { logging, observability })
-}
-
-fn unusable(what: &str, error: &Unusable) -> Fatal {
-    Fatal::new(&format!("Error loading/parsing {what} configuration"), error)
 }
 
 fn policy(config: &Config, network: &network::Network) -> ThrottlePolicy {
@@ -331,124 +295,4 @@ fn listen(
     tracing::info!("Starting server {name}:{port}");
     workers.listen(Listener { socket, port: id, stop });
     Ok(())
-}
-
-/// Both sides of TLS, made whether it is on or not: it may be switched on later.
-struct Tls {
-    server: Arc<rustls::ServerConfig>,
-    client: Encryption,
-}
-
-impl Tls {
-    fn new(
-        config: &Config,
-        identity: &Arc<identity::Store>,
-        trust: &Arc<trust::Store>,
-        on: bool,
-    ) -> Result<Self, Fatal> {
-        let fatal = |e: String| Fatal::new("Failed to read TLS configuration from environment", e);
-        let raw = &config.tls;
-        let policy = Policy::parse(
-            "ACTIVATOR_",
-            Some(&raw.min_version),
-            Some(&raw.max_version),
-            Some(&raw.cipher_suites),
-            Some(&raw.curve_preferences),
-        )
-        .map_err(|e| fatal(e.to_string()))?;
-        let server = server::config(&policy, identity.clone(), &ClientAuth::Off, server::ALPN_HTTP)
-            .map_err(|e| fatal(e.to_string()))?;
-        // The variables are for the server alone; towards pods it is TLS 1.3 or nothing.
-        let towards_pods = Policy::parse("", None, None, None, None).map_err(|e| fatal(e.to_string()))?;
-        let sni = Sni::fixed(names::SAN_LEGACY).map_err(|e| fatal(e.to_string()))?;
-        let connector = Arc::new(Connector::new(&towards_pods, trust.clone()).sni(sni));
-        if on {
-            // aws-lc gathers entropy for tens of milliseconds when its generator is first used: not in a handshake.
-            std::thread::spawn(move || provider::warm_up(&policy));
-        }
-        Ok(Self { server, client: Encryption { connector, trust: trust.clone() } })
-    }
-}
-
-fn gauges(
-    metrics: &Metrics,
-    budget: &Arc<Budget>,
-    probes: &Arc<probing::Counters>,
-    differences: Arc<AtomicU64>,
-    trust: &Arc<trust::Store>,
-    identity: &Arc<identity::Store>,
-) {
-    let used = budget.clone();
-    metrics.gauge("lockkeeper_activator_waiting_bytes", "Bytes that waiting requests hold.", move || {
-        Some(used.used() as f64)
-    });
-    let counted = probes.clone();
-    metrics.counter("lockkeeper_activator_probes_total", "Probes of pods that were begun.", move || {
-        counted.started.load(Ordering::Relaxed)
-    });
-    let counted = probes.clone();
-    metrics.counter("lockkeeper_activator_probes_passed_total", "Probes of pods that passed.", move || {
-        counted.passed.load(Ordering::Relaxed)
-    });
-    let counted = probes.clone();
-    metrics.gauge("lockkeeper_activator_probing", "Addresses that are being probed now.", move || {
-        Some(counted.probing.load(Ordering::Relaxed) as f64)
-    });
-    metrics.counter(
-        "lockkeeper_activator_differences_total",
-        "State that differed from what its inputs give when it was computed again: always a defect.",
-        move || differences.load(Ordering::Relaxed),
-    );
-    let store = trust.clone();
-    metrics.counter(
-        "lockkeeper_trust_blocks_skipped_total",
-        "Parts of ca.crt and of trust bundles that are no valid authority.",
-        move || store.skipped(),
-    );
-    let store = trust.clone();
-    metrics.counter(
-        "lockkeeper_trust_kept_total",
-        "How often no authority was left and the last good ones stayed.",
-        move || store.kept(),
-    );
-    let store = identity.clone();
-    metrics.counter("lockkeeper_certificate_reloads_total", "Certificates that were taken.", move || store.reloads());
-    let help = "When the certificate in use, and the first of the authorities, expires.";
-    let store = identity.clone();
-    metrics.labelled(NOT_AFTER, help, &[("kind", "identity")], move || {
-        store.current().map(|identity| identity.leaf.not_after.unix_timestamp() as f64)
-    });
-    let store = trust.clone();
-    metrics.labelled(NOT_AFTER, help, &[("kind", "authority")], move || {
-        let snapshot = store.snapshot()?;
-        snapshot.anchors.iter().map(|anchor| anchor.not_after.unix_timestamp()).min().map(|first| first as f64)
-    });
-}
-
-/// The gauge of what expires.
-const NOT_AFTER: &str = "lockkeeper_certificate_not_after_timestamp_seconds";
-
-async fn follow_logging(mut changes: watch::Receiver<Arc<Logging>>) {
-    loop {
-        let logging = changes.borrow_and_update().clone();
-        log::set_level(logging.level(COMPONENT));
-        if changes.changed().await.is_err() {
-            return;
-        }
-    }
-}
-
-async fn follow_observability(mut changes: watch::Receiver<Arc<Observability>>, into: Arc<ArcSwapOption<RequestLog>>) {
-    while changes.changed().await.is_ok() {
-        let observed = changes.borrow_and_update().clone();
-        set_request_log(&into, &observed);
-    }
-}
-
-fn set_request_log(into: &ArcSwapOption<RequestLog>, observed: &Observability) {
-    let Some(text) = observed.request_log.as_deref() else { return into.store(None) };
-    match Template::parse(text) {
-        Ok(template) => into.store(Some(Arc::new(RequestLog { template, writer: writer::stdout().clone() }))),
-        Err(error) => tracing::error!(%error, "The request log's template can't be used; the previous one stays"),
-    }
 }

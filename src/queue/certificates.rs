@@ -10,13 +10,13 @@ use std::sync::Arc;
 use time::OffsetDateTime;
 use tokio::sync::watch;
 
-use super::config::{self, Config};
+use super::config::Config;
 use super::metrics::Metrics;
 use super::run::{self, Fatal};
 use super::serve;
 use crate::control::listener;
 use crate::telemetry::registry::{Family, Kind, Label, Point, Value, single};
-use crate::tls::client_auth::{Allowed, ClientAuth};
+use crate::tls::client_auth::ClientAuth;
 use crate::tls::identity::{self, Reason};
 use crate::tls::source_dir::{self, Directory, Found};
 use crate::tls::{provider, server, trust};
@@ -66,12 +66,7 @@ impl Tls {
             }
             (Err(error), _) => return Err(unusable(&error)),
         };
-        let names = || config.own.client_auth_sans.iter().map(|name| name.as_bytes().to_vec());
-        let auth = match config.own.client_auth {
-            config::ClientAuth::Off => ClientAuth::Off,
-            config::ClientAuth::Request => ClientAuth::Request(Allowed::new(trust.clone(), names())),
-            config::ClientAuth::Require => ClientAuth::Require(Allowed::new(trust.clone(), names())),
-        };
+        let auth = config.own.client_auth.by(&trust);
         let settings =
             |auth: &ClientAuth, alpn| server::config(&policy, identity.clone(), auth, alpn).map_err(|e| unusable(&e));
         let data = settings(&auth, server::ALPN_HTTP)?;

@@ -14,7 +14,7 @@ use crate::config::error::{Error, Errors};
 use crate::config::value::{self, Invalid};
 use crate::http::layer::timeouts::Style;
 use crate::knative::names;
-use crate::tls::policy::{Policy, PolicyError};
+use crate::tls::settings::{CallerAuth, PolicyText};
 
 /// Everything that the queue is told.
 #[derive(Clone, Debug)]
@@ -52,9 +52,9 @@ pub struct Config {
     /// `PROFILING_PORT` as it came; see [`Config::profiling_port`].
     pub profiling_port: String,
     /// `QUEUE_PROXY_TLS_*` as they came.
-    pub tls: TlsPolicy,
+    pub tls: PolicyText,
     /// `METRICS_PROMETHEUS_TLS_*`, the policy alone, as they came.
-    pub metrics_tls: TlsPolicy,
+    pub metrics_tls: PolicyText,
     /// Our own settings.
     pub own: Own,
 }
@@ -76,54 +76,6 @@ pub struct Identity {
     pub pod_ip: String,
     /// `POD_NAME`, else `HOSTNAME`: the resource attribute `k8s.pod.name` only.
     pub resource_pod: String,
-}
-
-/// A TLS policy as text: `<PREFIX>TLS_MIN_VERSION`, `_MAX_VERSION`, `_CIPHER_SUITES`, `_CURVE_PREFERENCES`; empty is
-/// unset.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct TlsPolicy {
-    /// Lowest version.
-    pub min_version: String,
-    /// Highest version.
-    pub max_version: String,
-    /// Cipher suites by Go's names, comma-separated.
-    pub cipher_suites: String,
-    /// Groups, comma-separated.
-    pub curve_preferences: String,
-}
-
-impl TlsPolicy {
-    fn read(read: &Reader<'_>, prefix: &str) -> Self {
-        let text = |name: &str| read.text(&format!("{prefix}TLS_{name}"));
-        Self {
-            min_version: text("MIN_VERSION"),
-            max_version: text("MAX_VERSION"),
-            cipher_suites: text("CIPHER_SUITES"),
-            curve_preferences: text("CURVE_PREFERENCES"),
-        }
-    }
-
-    /// The policy that these make; `prefix` is that of the variables.
-    ///
-    /// # Errors
-    /// A value that nobody knows.
-    pub fn policy(&self, prefix: &str) -> Result<Policy, PolicyError> {
-        // Empty values count as unset there.
-        let Self { min_version, max_version, cipher_suites, curve_preferences } = self;
-        Policy::parse(prefix, Some(min_version), Some(max_version), Some(cipher_suites), Some(curve_preferences))
-    }
-}
-
-/// Whether a caller must show a certificate on the TLS port.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum ClientAuth {
-    /// None is asked for.
-    #[default]
-    Off,
-    /// One is asked for and, if shown, verified.
-    Request,
-    /// Without a valid one the handshake fails.
-    Require,
 }
 
 /// Settings that the Go queue does not have. An absent or empty variable means the default.
@@ -151,11 +103,9 @@ pub struct Own {
     pub shutdown_grace: Option<Duration>,
     /// `LOCKKEEPER_STRICT`: with TLS on, the cleartext port answers only loopback and kubelet's probes; default false.
     pub strict: bool,
-    /// `LOCKKEEPER_CLIENT_AUTH`: `off`, `request` or `require`; default off.
-    pub client_auth: ClientAuth,
-    /// `LOCKKEEPER_CLIENT_AUTH_SANS`: names of which a caller's certificate must have one, comma-separated; default
-    /// `kn-routing`.
-    pub client_auth_sans: Vec<String>,
+    /// `LOCKKEEPER_CLIENT_AUTH` (`off`, `request` or `require`; default off) and `LOCKKEEPER_CLIENT_AUTH_SANS`: names of
+    /// which a caller's certificate must have one, comma-separated; default `kn-routing`.
+    pub client_auth: CallerAuth,
     /// `LOCKKEEPER_CLIENT_IDLE_TIMEOUT`: closes connections from callers on which nothing happens; default none, else
     /// at least 120 s, above what gateways keep.
     pub client_idle_timeout: Option<Duration>,
@@ -221,8 +171,8 @@ impl Config {
         let resource_pod = read.non_empty("POD_NAME").unwrap_or_else(|| read.text("HOSTNAME"));
         let observability = read.text("OBSERVABILITY_CONFIG");
         let profiling_port = read.text("PROFILING_PORT");
-        let tls = TlsPolicy::read(&read, "QUEUE_PROXY_");
-        let metrics_tls = TlsPolicy::read(&read, "METRICS_PROMETHEUS_");
+        let tls = PolicyText::read(&read, "QUEUE_PROXY_");
+        let metrics_tls = PolicyText::read(&read, "METRICS_PROMETHEUS_");
         read.finish(|| {
             let user_port = user_port?;
             Some(Self {
@@ -291,8 +241,7 @@ impl Own {
         let reset = read.or("LOCKKEEPER_DRAIN_PROBE_RESET", Duration::from_secs(1), value::duration);
         let grace = read.or("LOCKKEEPER_SHUTDOWN_GRACE", None, duration_or_off);
         let strict = read.or("LOCKKEEPER_STRICT", false, value::bool);
-        let client_auth = read.or("LOCKKEEPER_CLIENT_AUTH", ClientAuth::Off, client_auth);
-        let sans = read.or("LOCKKEEPER_CLIENT_AUTH_SANS", vec![names::SAN_ROUTING.to_owned()], value::list);
+        let client_auth = CallerAuth::read(read, names::SAN_ROUTING);
         let client_idle = read.or("LOCKKEEPER_CLIENT_IDLE_TIMEOUT", None, client_idle);
         let header_read = read.or("LOCKKEEPER_HEADER_READ_TIMEOUT", Duration::from_secs(60), value::duration);
         let header_bytes = read.or("LOCKKEEPER_MAX_HEADER_BYTES", 1 << 20, value::bytes);
@@ -313,7 +262,6 @@ impl Own {
             shutdown_grace: grace?,
             strict: strict?,
             client_auth: client_auth?,
-            client_auth_sans: sans?,
             client_idle_timeout: client_idle?,
             header_read_timeout: header_read?,
             max_header_bytes: header_bytes?,
@@ -369,15 +317,6 @@ fn client_idle(value: &str) -> Result<Option<Duration>, Invalid> {
     match duration_or_off(value)? {
         Some(idle) if idle < MIN_CLIENT_IDLE => Err(Invalid::new("0 (never) or a duration of at least 120s")),
         other => Ok(other),
-    }
-}
-
-fn client_auth(value: &str) -> Result<ClientAuth, Invalid> {
-    match value {
-        "off" => Ok(ClientAuth::Off),
-        "request" => Ok(ClientAuth::Request),
-        "require" => Ok(ClientAuth::Require),
-        _ => Err(Invalid::new("off, request or require")),
     }
 }
 

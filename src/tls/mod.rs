@@ -20,6 +20,7 @@ pub mod resolver;
 pub mod resume;
 pub mod san;
 pub mod server;
+pub mod settings;
 pub(crate) mod signatures;
 pub mod source;
 pub mod source_dir;

@@ -74,27 +74,43 @@ impl Pki {
 
     /// A client's settings for [`super::client::Raw::tls`].
     pub fn client(&self, versions: &[&'static SupportedProtocolVersion], alpn: &[&str]) -> ClientConfig {
-        let mut roots = RootCertStore::empty();
-        roots.add(self.authority.der().to_vec().into()).unwrap();
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let mut config = ClientConfig::builder_with_provider(provider)
-            .with_protocol_versions(versions)
-            .unwrap()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
-        config
+        client_speaking(&self.authority, versions, alpn)
     }
 
     /// A client with a certificate of its own for `name`, issued by `authority`.
     pub fn client_as(&self, authority: &Authority, name: &str) -> ClientConfig {
-        let leaf = authority.leaf(&[name], 1).unwrap();
-        let chain = CertificateDer::pem_slice_iter(leaf.chain.as_bytes()).collect::<Result<_, _>>().unwrap();
-        let key = PrivateKeyDer::from_pem_slice(leaf.key.as_bytes()).unwrap();
-        let mut roots = RootCertStore::empty();
-        roots.add(self.authority.der().to_vec().into()).unwrap();
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-        builder.with_root_certificates(roots).with_client_auth_cert(chain, key).unwrap()
+        client_of(&self.authority, Some((authority, name)))
     }
+}
+
+/// A client's settings: it trusts `root` and speaks these versions and protocols.
+pub fn client_speaking(
+    root: &Authority,
+    versions: &[&'static SupportedProtocolVersion],
+    alpn: &[&str],
+) -> ClientConfig {
+    let mut roots = RootCertStore::empty();
+    roots.add(root.der().to_vec().into()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(versions)
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+    config
+}
+
+/// A client's settings: it trusts `root`, and shows a certificate for a name if it is given an authority to issue one.
+pub fn client_of(root: &Authority, shown: Option<(&Authority, &str)>) -> ClientConfig {
+    let mut roots = RootCertStore::empty();
+    roots.add(root.der().to_vec().into()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let builder = builder.with_root_certificates(roots);
+    let Some((authority, name)) = shown else { return builder.with_no_client_auth() };
+    let leaf = authority.leaf(&[name], 1).unwrap();
+    let chain = CertificateDer::pem_slice_iter(leaf.chain.as_bytes()).collect::<Result<_, _>>().unwrap();
+    let key = PrivateKeyDer::from_pem_slice(leaf.key.as_bytes()).unwrap();
+    builder.with_client_auth_cert(chain, key).unwrap()
 }

@@ -8,6 +8,7 @@
 //! `pkg/websocket` (`kn.activator.stats.conn.*`).
 
 pub mod collect;
+pub mod gauges;
 pub mod labels;
 
 use std::borrow::Cow;

@@ -2,6 +2,7 @@
 use std::collections::HashMap;
 
 use super::*;
+use crate::tls::settings::Callers;
 
 const REQUIRED: [(&str, &str); 12] = [
     ("CONTAINER_CONCURRENCY", "0"),
@@ -40,8 +41,7 @@ fn given_only_the_required_variables_then_everything_else_has_its_documented_def
     assert_eq!((own.admin_port, own.stats_port, own.max_concurrent_streams), (8022, 9090, 250));
     assert_eq!(own.drain_quiet_period, Duration::from_secs(30));
     assert_eq!(own.client_idle_timeout, None);
-    assert_eq!(own.client_auth, ClientAuth::Off);
-    assert_eq!(own.client_auth_sans, ["kn-routing"]);
+    assert_eq!(own.client_auth, CallerAuth { callers: Callers::Off, names: vec!["kn-routing".to_owned()] });
 }
 
 /// Contract 1.2: each required variable, one by one, with the very line that the Go queue prints.
@@ -157,8 +157,8 @@ fn given_our_own_settings_then_they_are_read() {
     ])
     .unwrap()
     .own;
-    assert_eq!(own.client_auth, ClientAuth::Require);
-    assert_eq!(own.client_auth_sans, ["kn-routing", "kn-user-demo"]);
+    assert_eq!(own.client_auth.callers, Callers::Require);
+    assert_eq!(own.client_auth.names, ["kn-routing", "kn-user-demo"]);
     assert_eq!(own.client_idle_timeout, Some(Duration::from_secs(120)));
     assert_eq!(own.listen_address, Some(IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1])));
     assert_eq!(own.shutdown_grace, Some(Duration::from_secs(45)));
