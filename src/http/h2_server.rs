@@ -91,6 +91,8 @@ where
             let (head, body) = request.into_parts();
             let (asked, body) = match h2_tunnel::asks(&head) {
                 true => (Some(body), Inbound::None),
+                // Each question to a stream locks it, and there are some about the body.
+                false if body.is_end_stream() => (None, Inbound::None),
                 false => (None, Inbound::Http2(Received::new(body))),
             };
             let (answer, asked) = self.entrance.enter_h2(head, body, asked);

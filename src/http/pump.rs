@@ -8,6 +8,10 @@ use bytes::Bytes;
 use h2::{Reason, SendStream};
 use http_body::Body;
 
+/// Bytes that may wait for the receiver's window in the stream itself when they are the last: no more than would wait
+/// here, and the window needs not be asked for.
+const AT_ONCE: usize = 8 * 1024;
+
 /// Moves frames from `B` into a stream, as fast as the receiver's window and the body allow.
 pub struct Pump<B> {
     to: SendStream<Bytes>,
@@ -79,13 +83,14 @@ where
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(data) => {
                         let last = self.body.is_end_stream();
+                        if last && data.len() <= AT_ONCE {
+                            return self.done(|to| to.send_data(data, true));
+                        }
                         if !data.is_empty() {
                             // One byte is asked for: `send_data` asks for the rest. A body in hand may hold room, one
                             // that may never come must not.
                             self.to.reserve_capacity(1);
                             self.waiting = Some((data, last));
-                        } else if last {
-                            return self.done(|to| to.send_data(Bytes::new(), true));
                         }
                     }
                     Err(frame) => {

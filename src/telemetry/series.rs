@@ -44,6 +44,14 @@ pub trait Labels {
     fn to_owned(&self) -> Self::Owned;
 }
 
+/// Equality of two labels, without a look at the text of those that are empty or the same constant.
+///
+/// A comparison of no bytes still reaches `memcmp` with an address that nothing is mapped at; glibc's AVX-512 one loads
+/// from it with an empty mask, which costs some 200 cycles each time on AMD's Zen 4. Six a request were 4 per cent of it.
+pub fn same(a: &str, b: &str) -> bool {
+    a.len() == b.len() && (a.is_empty() || std::ptr::eq(a, b) || a == b)
+}
+
 /// The label sets of an instrument and every worker's cells.
 pub struct Table<K, C> {
     keys: Mutex<Vec<Arc<K>>>,

@@ -9,7 +9,7 @@ use http::{Method, Version};
 
 use crate::knative::names;
 use crate::telemetry::registry::Label;
-use crate::telemetry::series;
+use crate::telemetry::series::{self, same};
 
 /// What stands for a value that has no series of its own.
 const OTHER: &str = "_OTHER";
@@ -81,15 +81,15 @@ impl series::Labels for Labels<'_> {
 
     fn is(&self, owned: &Key) -> bool {
         let to = match (&self.to, &owned.to) {
-            (To::Host(host), OwnedTo::Host(owned)) => **host == **owned,
+            (To::Host(host), OwnedTo::Host(owned)) => same(host, owned),
             (To::Pod(pod), OwnedTo::Pod(owned)) => pod == owned,
             _ => false,
         };
         to && self.status == owned.status
             && self.https == owned.https
-            && self.method == owned.method
-            && self.version == owned.version
-            && self.error == owned.error
+            && same(self.method, owned.method)
+            && same(self.version, owned.version)
+            && same(self.error, owned.error)
     }
 
     fn hash(&self) -> u64 {

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use http::{HeaderMap, Method, Version};
 
 use crate::telemetry::registry::Label;
-use crate::telemetry::series::Labels;
+use crate::telemetry::series::{Labels, same};
 
 /// What stands for a value that has no series of its own.
 const OTHER: &str = "_OTHER";
@@ -165,16 +165,16 @@ impl Labels for HttpLabels<'_> {
             | (RouteTag::Disabled, OwnedTag::Disabled)
             | (RouteTag::Default, OwnedTag::Default)
             | (RouteTag::Undefined, OwnedTag::Undefined) => true,
-            (RouteTag::Named(tag), OwnedTag::Named(owned)) => **tag == **owned,
+            (RouteTag::Named(tag), OwnedTag::Named(owned)) => same(tag, owned),
             _ => false,
         };
         tag && self.status == owned.status
             && self.https == owned.https
             && self.port == owned.port
-            && self.method == owned.method
-            && self.version == owned.version
-            && self.error == owned.error
-            && *self.host == *owned.host
+            && same(self.method, owned.method)
+            && same(self.version, owned.version)
+            && same(self.error, owned.error)
+            && same(self.host, &owned.host)
     }
 
     fn hash(&self) -> u64 {
