@@ -54,6 +54,6 @@ pub(super) fn ingress(data: &[u8]) {
         };
         assert!(hosts.iter().any(fits), "{authority:?} is none of {hosts:?}");
         assert!(route.matches(path, &headers));
-        let _ = (route.pick(0), route.pick(u32::MAX));
+        let _ = (route.choose(0), route.choose(u32::MAX));
     }
 }

@@ -82,6 +82,16 @@ pub struct Backend {
 }
 
 impl Backend {
+    /// Whether there is anybody to send requests to.
+    #[must_use]
+    pub fn leads_somewhere(&self) -> bool {
+        match &self.state.load().place {
+            Place::NoService => false,
+            Place::Addresses(addresses) => !addresses.is_empty(),
+            Place::Name(..) => true,
+        }
+    }
+
     /// Where requests go at the moment.
     #[must_use]
     pub fn state(&self) -> arc_swap::Guard<Arc<State>> {

@@ -116,7 +116,16 @@ impl Certificates {
     /// The hosts of an object are served by these; none when it is gone.
     pub fn object(&mut self, object: &Key, entries: BTreeSet<Entry>) {
         let before = self.entries.remove(object).unwrap_or_default();
-        for entry in before.difference(&entries) {
+        // A host whose new Secret is not there yet keeps the certificate that it has.
+        let good = |secret: &Key| self.secrets.get(secret).is_some_and(|known| known.good.is_some());
+        let bare: BTreeSet<(Side, String)> = entries
+            .iter()
+            .filter(|entry| !good(&entry.secret))
+            .map(|entry| (entry.side, entry.host.clone()))
+            .filter(|place| before.iter().any(|entry| (entry.side, &entry.host) == (place.0, &place.1)))
+            .collect();
+        let keeps = |entry: &Entry| bare.contains(&(entry.side, entry.host.clone()));
+        for entry in before.difference(&entries).filter(|entry| !keeps(entry)) {
             self.apply(entry, false);
         }
         for entry in &before {
@@ -130,7 +139,9 @@ impl Certificates {
         for entry in &entries {
             self.users.entry(entry.secret.clone()).or_default().insert(object.clone());
             self.unsettled.insert(entry.secret.clone());
-            self.apply(entry, true);
+            if !keeps(entry) {
+                self.apply(entry, true);
+            }
         }
         if !entries.is_empty() {
             self.entries.insert(object.clone(), entries);
@@ -272,6 +283,24 @@ mod tests {
         certificates.object(&object, BTreeSet::new());
         assert_eq!(shown(&certificates, "a"), None);
         assert!(certificates.secrets.is_empty() && certificates.users.is_empty());
+    }
+
+    #[test]
+    fn given_an_object_that_names_another_secret_when_that_comes_later_then_the_old_certificate_serves_until_then() {
+        let (mut certificates, object) = (Certificates::default(), Key::new("ns", "app"));
+        let (one, two) = (Key::new("ns", "one"), Key::new("ns", "two"));
+        certificates.secret(&one, Some(&secret("one")));
+        certificates.object(&object, BTreeSet::from([entry("a", &one), entry("b", &one)]));
+        certificates.object(&object, BTreeSet::from([entry("a", &two)]));
+        assert_eq!((shown(&certificates, "a").as_deref(), shown(&certificates, "b")), (Some("one"), None));
+        assert_eq!(certificates.wrong(&object).unwrap(), "Secret ns/two does not exist");
+        certificates.object(&object, BTreeSet::from([entry("a", &two)]));
+        assert_eq!(shown(&certificates, "a").as_deref(), Some("one"));
+
+        certificates.secret(&two, Some(&secret("two")));
+        assert_eq!((shown(&certificates, "a").as_deref(), certificates.wrong(&object)), (Some("two"), None));
+        certificates.object(&object, BTreeSet::new());
+        assert_eq!(shown(&certificates, "a"), None);
     }
 
     #[test]

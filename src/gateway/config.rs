@@ -34,6 +34,9 @@ pub struct Config {
     pub authorizer: Option<Settings>,
     /// `KOURIER_HTTPOPTION_DISABLED`: a proxy in front redirects, so this one does not; default false.
     pub never_redirect: bool,
+    /// `LOCKKEEPER_RETRY_LOST`: whether a request without a body whose method is idempotent is sent to another upstream,
+    /// once, when its own goes away before a byte of the response; default true.
+    pub retry_lost: bool,
     /// Which Secrets are watched.
     pub secrets: Secrets,
     /// `LOCKKEEPER_SHARED_SECRET_NAMESPACES`: namespaces whose Secrets the Ingresses of every namespace may name, with
@@ -108,6 +111,7 @@ impl Config {
         let status_dir = read.non_empty("LOCKKEEPER_STATUS_DIR").map(PathBuf::from);
         let collector_ca = read.non_empty("OTEL_EXPORTER_OTLP_CERTIFICATE").map(PathBuf::from);
         let never_redirect = read.or("KOURIER_HTTPOPTION_DISABLED", false, value::bool);
+        let retry_lost = read.or("LOCKKEEPER_RETRY_LOST", true, value::bool);
         let labelled = read.or("ENABLE_SECRET_INFORMER_FILTERING_BY_CERT_UID", false, value::bool);
         let secrets = read.or("LOCKKEEPER_WATCH_SECRETS", None, |text| secrets(text).map(Some));
         let drain = read.or("DRAIN_TIME_SECONDS", 15, value::int);
@@ -137,6 +141,7 @@ impl Config {
                 default_certificate,
                 authorizer,
                 never_redirect: never_redirect?,
+                retry_lost: retry_lost?,
                 secrets: secrets?.unwrap_or(if labelled? { Secrets::Labelled } else { Secrets::Needed }),
                 shared_secrets,
                 drain_time: Duration::from_secs(u64::try_from(drain?).unwrap_or(0)),

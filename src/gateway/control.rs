@@ -180,6 +180,7 @@ impl Control {
         let mut tick = tokio::time::interval(UNSETTLED / 4);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
+            let release = self.state.next_release();
             tokio::select! {
                 event = self.events.1.recv() => {
                     let Some(event) = event else { return };
@@ -189,6 +190,7 @@ impl Control {
                     }
                 }
                 _ = tick.tick() => self.state.backends.settle(Instant::now()),
+                () = until(release) => {}
             }
             self.settle();
         }
@@ -228,6 +230,7 @@ impl Control {
 
     /// Publishes what has changed, and looks at the objects that it matters to.
     fn settle(&mut self) {
+        self.state.release(Instant::now());
         self.watch_named_secrets();
         if let Some(routes) = self.state.take_changed() {
             // Certificates first: a host that can be reached over TLS has one by then.
@@ -335,6 +338,14 @@ impl Control {
         is(&kourier.default_certificate)
             || is(&self.config.default_certificate)
             || kourier.cluster_certificate.as_deref() == Some(key.name())
+    }
+}
+
+/// Waits until then; for ever, if there is no such moment.
+async fn until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment.into()).await,
+        None => std::future::pending().await,
     }
 }
 

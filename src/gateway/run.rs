@@ -134,6 +134,7 @@ async fn start(config: Config, env: &dyn Env, flags: &Flags) -> Result<(), Fatal
             connect: CONNECT,
             handshake: HANDSHAKE,
         },
+        retry_lost: config.retry_lost,
         http: crate::http::server::Settings::default(),
         drain: drain.clone(),
         order: order_seen,

@@ -13,13 +13,12 @@ use tokio::sync::watch;
 
 use super::authz;
 use super::authz::check::{Authorizer, Verdict};
-use super::backends::Backend;
 use super::edge::decide::{self, Decision};
 use super::edge::forward::Upstreams;
-use super::edge::observe::{self, Counts};
+use super::edge::observe::{self, Counts, Went};
+use super::edge::way::Way;
 use super::listeners;
 use super::live::Live;
-use super::route::Route;
 use crate::http::call::Connection;
 use crate::http::cause::Cause;
 use crate::http::guide::{self, Connections, Order};
@@ -45,6 +44,8 @@ pub struct Shared {
     pub counts: Arc<Counts>,
     /// Settings of connections to upstreams.
     pub pools: pools::Settings,
+    /// Whether a request that is lost with its upstream goes to another one, where that is safe.
+    pub retry_lost: bool,
     /// HTTP limits.
     pub http: Settings,
     /// Drain state.
@@ -59,7 +60,7 @@ pub struct Shared {
 pub fn on_worker(shared: &Arc<Shared>, index: usize) -> impl Serve + use<> {
     let pools = Pools::new(shared.pools);
     let worker = Rc::new(Worker {
-        upstreams: Upstreams::new(shared.live.clone(), pools.clone(), index),
+        upstreams: Upstreams::new(shared.live.clone(), pools.clone(), shared.retry_lost, index),
         live: shared.live.clone(),
         counts: shared.counts.clone(),
         random: Cell::new(seed(index)),
@@ -100,7 +101,7 @@ impl Worker {
             *call.trace.borrow_mut() = Some(tracer.begin(&request.head.headers));
         }
         let mut told = observe::Told::new(&self.counts, &settings, &call, &request.head, &host);
-        let went = Cell::new(None);
+        let went = Went::default();
         let random = || self.random();
         let authorizer = self.live.authorizer.load_full();
         let authorizer = authorizer.filter(|_| !authz::is_probe(&mut request.head, request.body.is_end_stream()));
@@ -108,17 +109,17 @@ impl Worker {
         let result = match decided {
             Err(cause) => Err(cause),
             Ok(Decision::Answer(response)) => Ok(response),
-            Ok(Decision::Forward(backend, route)) => {
-                told.goes_to(&backend);
+            Ok(Decision::Forward(way)) => {
+                told.goes_to(&way.backend);
                 let timers = self.timers(settings.stream_idle_timeout);
-                match authorizer.filter(|_| !route.is_acme()) {
+                match authorizer.filter(|_| !way.route.is_acme()) {
                     None => {
-                        let sent = self.upstreams.send(request, &backend, random, &went);
+                        let sent = self.upstreams.send(request, way, &host, false, random, &went);
                         Timed::new(sent, &call, timers).await
                     }
                     Some(authorizer) => {
                         // In a box, so that requests without an authoriser do not carry its state.
-                        let sent = Box::pin(self.authorized(&authorizer, request, &host, &route, &backend, &went));
+                        let sent = Box::pin(self.authorized(&authorizer, request, &host, way, &went));
                         Timed::new(sent, &call, timers).await
                     }
                 }
@@ -145,18 +146,17 @@ impl Worker {
         authorizer: &Authorizer,
         mut request: Request,
         host: &str,
-        route: &Route<Arc<Backend>>,
-        backend: &Backend,
-        went: &Cell<Option<SocketAddr>>,
+        way: Way,
+        went: &Went,
     ) -> Result<Response, Cause> {
         let address = async {
             let ip = self.upstreams.look_up(&authorizer.name).await.ok()?;
             Some(SocketAddr::new(ip, authorizer.settings.port))
         };
-        match authorizer.check(&mut request, host, route, address, self.upstreams.pools()).await? {
+        match authorizer.check(&mut request, host, &way.route, address, self.upstreams.pools()).await? {
             Verdict::Denied(response) => Ok(*response),
             Verdict::Allowed(set) => {
-                let mut response = self.upstreams.send(request, backend, || self.random(), went).await?;
+                let mut response = self.upstreams.send(request, way, host, true, || self.random(), went).await?;
                 set.iter().for_each(|option| option.apply(response.headers_mut()));
                 Ok(response)
             }

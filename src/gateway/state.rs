@@ -4,18 +4,22 @@
 //! Control side; pure: [`super::control`] feeds it and publishes what it holds. The work for a change is that of the
 //! objects that the change touches.
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::sync::Arc;
-use std::time::Instant;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
 use super::backends::{self, Backend, Backends};
 use super::certificates::{Certificates, Entry};
 use super::objects::{EndpointSlice, Ingress, Service};
-use super::route::compile::{self, Compiled};
+use super::route::compile::{self, Compiled, HostRoutes};
 use super::route::owners::Owners;
 use super::status::{Outcome, RECONCILE_FAILED, SECRET_NOT_PERMITTED};
 use crate::knative::ingress::{Spec, Tls, Visibility, hosts};
 use crate::knative::secret::Secret;
 use crate::kube::Key;
+
+/// For how long new routes wait for the Services and addresses that they lead to. Kinds are watched apart, so that an
+/// object may be told before what was written before it; a route that really leads nowhere is in force after that.
+pub const HOLD: Duration = Duration::from_secs(5);
 
 /// Everything that the gateway knows.
 pub struct State {
@@ -28,6 +32,8 @@ pub struct State {
     /// Certificates by host.
     pub certificates: Certificates,
     objects: HashMap<Key, Known>,
+    /// Routes that are not in force yet.
+    held: BTreeMap<Key, Held>,
     /// Objects whose status has to be looked at again.
     touched: HashSet<Key>,
     /// Whether system-internal TLS is on, and whether there is anything to verify with.
@@ -44,6 +50,15 @@ struct Known {
     spec: Option<Spec>,
     hash: String,
     invalid: Option<String>,
+}
+
+/// New routes of an object whose old ones serve meanwhile.
+struct Held {
+    compiled: Compiled<Arc<Backend>>,
+    /// What they wait for.
+    awaited: Vec<Weak<Backend>>,
+    /// When they wait no longer.
+    until: Instant,
 }
 
 /// What has to be checked from outside before an object is ready.
@@ -79,6 +94,7 @@ impl State {
             backends: Backends::new(system_namespace),
             certificates: Certificates::default(),
             objects: HashMap::new(),
+            held: BTreeMap::new(),
             touched: HashSet::new(),
             upstream_tls: (false, false),
             changed: true,
@@ -249,9 +265,15 @@ impl State {
                     known.invalid = None;
                     known.hash = compiled.origin.hash.to_str().unwrap_or_default().to_owned();
                     known.spec = Some(spec);
-                    let changed_hands = self.owners.put(compiled);
                     self.objects.insert(key.clone(), known);
-                    self.follow(changed_hands);
+                    // A further change begins no new wait.
+                    let until = self.held.remove(key).map_or(at + HOLD, |held| held.until);
+                    let awaited = self.awaited(key, &compiled);
+                    if awaited.is_empty() || at >= until || !self.owners.knows(&owner(key)) {
+                        self.put(compiled);
+                    } else {
+                        self.held.insert(key.clone(), Held { compiled, awaited, until });
+                    }
                     return;
                 }
                 Err(why) => {
@@ -261,6 +283,39 @@ impl State {
             }
         }
         self.objects.insert(key.clone(), known);
+    }
+
+    /// Puts those routes in force that wait for nothing any more. To be called after changes, and when
+    /// [`Self::next_release`] has come.
+    pub fn release(&mut self, at: Instant) {
+        let ripe = |held: &Held| {
+            at >= held.until || held.awaited.iter().all(|backend| backend.upgrade().is_none_or(|b| b.leads_somewhere()))
+        };
+        let keys: Vec<Key> = self.held.iter().filter(|(_, held)| ripe(held)).map(|(key, _)| key.clone()).collect();
+        for held in keys.iter().filter_map(|key| self.held.remove(key)).collect::<Vec<_>>() {
+            self.put(held.compiled);
+        }
+    }
+
+    /// When routes that still wait have waited long enough.
+    #[must_use]
+    pub fn next_release(&self) -> Option<Instant> {
+        self.held.values().map(|held| held.until).min()
+    }
+
+    /// What new routes lead to and nobody is known to be at, except for what led nowhere before either.
+    fn awaited(&self, key: &Key, compiled: &Compiled<Arc<Backend>>) -> Vec<Weak<Backend>> {
+        let before: HashSet<_> =
+            self.owners.routes(&owner(key)).flat_map(|host| backends_of(host)).map(Arc::as_ptr).collect();
+        let now = compiled.hosts.iter().flat_map(backends_of);
+        now.filter(|backend| !backend.leads_somewhere() && !before.contains(&Arc::as_ptr(backend)))
+            .map(Arc::downgrade)
+            .collect()
+    }
+
+    fn put(&mut self, compiled: Compiled<Arc<Backend>>) {
+        let changed_hands = self.owners.put(compiled);
+        self.follow(changed_hands);
     }
 
     fn compile(&mut self, key: &Key, ingress: &Ingress, at: Instant) -> Result<Compiled<Arc<Backend>>, String> {
@@ -282,6 +337,7 @@ impl State {
         if self.objects.remove(key).is_none() {
             return;
         }
+        self.held.remove(key);
         self.touched.insert(key.clone());
         self.certificates.object(key, BTreeSet::new());
         let heirs = self.owners.remove(&owner(key));
@@ -339,6 +395,101 @@ fn secret_namespace<'a>(key: &'a Key, tls: &'a Tls) -> &'a str {
     Some(&*tls.secret_namespace).filter(|namespace| !namespace.is_empty()).unwrap_or(key.namespace())
 }
 
+fn backends_of(host: &HostRoutes<Arc<Backend>>) -> impl Iterator<Item = &Arc<Backend>> {
+    host.internal.iter().flat_map(|route| &route.shares).map(|share| &share.backend)
+}
+
 fn owner(key: &Key) -> (String, String) {
     (key.namespace().to_owned(), key.name().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use http::HeaderMap;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::gateway::objects::LABEL_SERVICE;
+    use crate::gateway::route::table::Side;
+    use crate::kube::Object;
+
+    fn object<T: Object>(json: Value) -> Arc<T> {
+        Arc::new(T::shrink(serde_json::from_value(json).unwrap()).unwrap().unwrap())
+    }
+
+    fn ingress(service: &str) -> Arc<Ingress> {
+        ingress_of(&["a"], service)
+    }
+
+    fn ingress_of(hosts: &[&str], service: &str) -> Arc<Ingress> {
+        let split = json!({"serviceNamespace": "ns", "serviceName": service, "servicePort": 80, "percent": 100});
+        let rule = json!({"hosts": hosts, "visibility": "ExternalIP", "http": {"paths": [{"splits": [split]}]}});
+        object(json!({
+            "metadata": {"namespace": "ns", "name": "app", "generation": 1,
+                         "annotations": {"networking.knative.dev/ingress.class": "class"}},
+            "spec": {"rules": [rule]}
+        }))
+    }
+
+    fn service() -> Arc<Service> {
+        object(json!({"metadata": {"namespace": "ns", "name": "x"}, "spec": {"ports": [{"name": "http", "port": 80}]}}))
+    }
+
+    fn slice(service: &str) -> Arc<EndpointSlice> {
+        object(json!({
+            "metadata": {"namespace": "ns", "name": service, "labels": {LABEL_SERVICE: service}},
+            "addressType": "IPv4", "endpoints": [{"addresses": ["127.0.0.1"]}], "ports": [{"name": "http", "port": 8080}]
+        }))
+    }
+
+    fn routed(state: &State) -> String {
+        let table = state.owners.table();
+        let route = table.find(Side::External, "a", "/", &HeaderMap::new()).unwrap().clone();
+        route.shares[0].service.name.clone()
+    }
+
+    #[test]
+    fn given_new_routes_when_their_service_and_addresses_come_later_then_the_old_ones_serve_until_then() {
+        let (mut state, at, key) = (State::new("class", "system", &[]), Instant::now(), Key::new("ns", "app"));
+        state.ingress(&key, Some(&ingress("one")), at);
+        assert_eq!(routed(&state), "one", "there is nothing else to serve");
+
+        state.ingress(&key, Some(&ingress("two")), at);
+        let hash = state.to_probe(&key).unwrap().hash;
+        assert_eq!((routed(&state).as_str(), state.outcome(&key)), ("one", Some(Outcome::Waiting)));
+        let table = state.owners.table();
+        let old = table.find(Side::External, "a", "/", &HeaderMap::new()).unwrap();
+        assert_ne!(old.origin.hash.to_str().unwrap(), hash, "probes ask for the new routes");
+        state.service(&Key::new("ns", "two"), Some(service()), at);
+        state.release(at);
+        assert_eq!(routed(&state), "one");
+        state.slice(&Key::new("ns", "two"), &slice("two"), false, at);
+        state.release(at);
+        assert_eq!(routed(&state), "two");
+        assert_eq!(state.compiled(), 2);
+    }
+
+    #[test]
+    fn given_new_routes_that_lead_nowhere_when_they_have_waited_then_they_are_in_force_all_the_same() {
+        let (mut state, at, key) = (State::new("class", "system", &[]), Instant::now(), Key::new("ns", "app"));
+        state.ingress(&key, Some(&ingress("one")), at);
+        state.ingress(&key, Some(&ingress("two")), at);
+        state.ingress(&key, Some(&ingress("three")), at + HOLD / 2);
+        state.release(at + HOLD - Duration::from_millis(1));
+        assert_eq!(routed(&state), "one");
+
+        state.release(at + HOLD);
+        assert_eq!(routed(&state), "three", "a further change begins no new wait");
+
+        let other = ingress_of(&["a", "b"], "three");
+        state.ingress(&key, Some(&other), at + HOLD);
+        assert_eq!(state.next_release(), None, "what leads nowhere as before holds nothing");
+        assert!(state.owners.table().find(Side::External, "b", "/", &HeaderMap::new()).is_ok());
+
+        state.ingress(&key, Some(&ingress("four")), at + HOLD);
+        state.ingress(&key, None, at + HOLD);
+        state.release(at + 3 * HOLD);
+        assert!(state.owners.table().find(Side::External, "a", "/", &HeaderMap::new()).is_err(), "gone is gone");
+    }
 }

@@ -189,6 +189,24 @@ impl Prepared {
         self
     }
 
+    /// Its headers, for whoever sends it another way than it was made for.
+    pub fn headers_mut(&mut self) -> &mut header::HeaderMap {
+        self.request.headers_mut()
+    }
+
+    /// Its path, without the query.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        self.hop.path.path()
+    }
+
+    /// The authority that the upstream sees.
+    pub fn set_host(&mut self, host: HeaderValue) {
+        self.hop.authority = None;
+        self.hop.no_host = false;
+        self.request.headers_mut().insert(header::HOST, host);
+    }
+
     /// Whether it asks for another protocol: then only HTTP/1.1 can carry it.
     #[must_use]
     pub fn is_upgrade(&self) -> bool {
@@ -253,14 +271,14 @@ impl Prepared {
 
     /// Begins to send it over an HTTP/2 stream of `pool`.
     fn on_stream(self, stream: Stream, pool: &Pool) -> Result<Streamed, Cause> {
-        let Self { mut request, hop } = self;
+        let Self { mut request, mut hop } = self;
         hop.target_h2(&mut request, pool)?;
         let sent = stream.begin(request, &hop.call, hop.keep).map_err(exchange)?;
         Ok(Streamed { sent, hop })
     }
 
     async fn send_h2(self, pool: &Rc<Pool>) -> Result<Response, Failure> {
-        let Self { mut request, hop } = self;
+        let Self { mut request, mut hop } = self;
         // Until the upstream has answered over HTTP/2 once, it may turn out to speak HTTP/1 only. A request without a
         // body can then be sent again.
         let spare = (pool.speaks() == Speaks::Unknown && hop.ended).then(|| {
@@ -403,12 +421,13 @@ impl Hop {
         }
     }
 
-    fn target_h2(&self, request: &mut http::Request<Outbound>, pool: &Pool) -> Result<(), Cause> {
+    fn target_h2(&mut self, request: &mut http::Request<Outbound>, pool: &Pool) -> Result<(), Cause> {
         let host = request.headers_mut().remove(header::HOST).and_then(|h| Authority::try_from(h.as_bytes()).ok());
+        // Kept here, since it may go out once more.
+        self.authority = host.or_else(|| self.authority.take());
         let mut parts = http::uri::Parts::default();
         parts.scheme = Some(if pool.is_tls() { Scheme::HTTPS } else { Scheme::HTTP });
-        let named = host.or_else(|| self.authority.clone());
-        parts.authority = Some(named.unwrap_or_else(|| pool.authority().clone()));
+        parts.authority = Some(self.authority.clone().unwrap_or_else(|| pool.authority().clone()));
         parts.path_and_query = Some(self.path.clone());
         *request.uri_mut() = Uri::from_parts(parts).map_err(|_| Cause::BadRequest("target"))?;
         *request.version_mut() = Version::HTTP_2;

@@ -1,6 +1,7 @@
 //! The gateway role against the contract of Knative's ingress: real listeners, real upstreams, objects from a directory
 //! of manifests or from an API server.
 mod authz;
+mod changes;
 mod cluster;
 mod conformance;
 mod dump;

@@ -119,6 +119,11 @@ impl Drop for App {
 }
 
 impl Conn {
+    /// The socket, for whoever ends it from outside.
+    pub fn socket(&self) -> TcpStream {
+        self.reader.stream.try_clone().unwrap()
+    }
+
     /// The next request's head; `None` once the peer has closed.
     pub fn head(&mut self) -> Option<Head> {
         let head = self.reader.head()?;

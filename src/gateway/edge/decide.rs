@@ -4,30 +4,28 @@ use std::sync::Arc;
 use http::header::{self, HeaderValue};
 use http::{Method, StatusCode, Uri};
 
-use crate::gateway::backends::{Backend, Place};
+use super::way::{self, Way};
+use crate::gateway::backends::Backend;
 use crate::gateway::listeners::{self, INTERNAL_HTTP, Kind};
-use crate::gateway::live::{Live, Routes};
+use crate::gateway::live::Live;
 use crate::gateway::route::Route;
-use crate::gateway::route::table::{Miss, Side};
+use crate::gateway::route::table::Side;
 use crate::http::body::Body;
 use crate::http::call::Connection;
 use crate::http::cause::Cause;
+use crate::http::proxy::Prepared;
 use crate::http::{Response, headers};
 use crate::knative::ingress::{Visibility, hosts};
-use crate::knative::names;
 
 /// The host that asks about this replica itself, on the internal plain port (net-kourier's `config.InternalKourierDomain`).
 const OWN_HOST: &str = "internalkourier";
-/// How often a route may lead back into this gateway before it counts as a circle.
-const MOST_REWRITES: usize = 4;
-
 /// What becomes of a request.
 #[allow(clippy::large_enum_variant, reason = "it lives for a moment, in the future of one request")]
 pub enum Decision {
     /// It is answered here.
     Answer(Response),
-    /// It takes this route to this backend, which another route may have led to; its headers are set.
-    Forward(Arc<Backend>, Arc<Route<Arc<Backend>>>),
+    /// It takes this way; its headers are set.
+    Forward(Way),
 }
 
 /// The host that a request is for, port and case as they came.
@@ -49,14 +47,15 @@ pub fn decide(
     connection: &Connection,
     head: &mut http::request::Parts,
     host: &str,
-    mut random: impl FnMut() -> u32,
+    random: impl FnMut() -> u32,
 ) -> Result<Decision, Cause> {
     let listener = listeners::of(connection.port);
     if listener == INTERNAL_HTTP && hosts::normal(host) == OWN_HOST {
         return own(live, head.uri.path());
     }
-    let routes = live.routes.load();
-    let route = find(&routes, listener.side, host, head)?;
+    let routes = live.routes.load_full();
+    let path = head.uri.path();
+    let route = way::find(&routes, listener.side, host, path, &head.headers)?;
     if listener.tls {
         check_tls(live, connection, listener, host, route)?;
     } else if redirects(live, route, host) {
@@ -67,46 +66,44 @@ pub fn decide(
     {
         return Err(Cause::UpgradeRefused);
     }
-    let taken = Arc::clone(route);
-    let mut route = taken.clone();
-    for _ in 0..MOST_REWRITES {
-        if head.headers.get(&names::NETWORK_HASH).is_some_and(|hash| hash == names::HASH_OVERRIDE) {
-            head.headers.insert(names::NETWORK_HASH, route.origin.hash.clone());
-        }
-        let Some(share) = route.pick(random()) else { return Err(Cause::NoUpstream("no_share")) };
-        for (name, value) in &share.set {
-            head.headers.insert(name, value.clone());
-        }
-        let Some(rewritten) = &route.rewrite_host else {
-            return Ok(Decision::Forward(share.backend.clone(), taken));
-        };
-        set_host(head, rewritten);
-        let leads_back = matches!(&share.backend.state().place, Place::Name(name, _) if **name == *live.own_name);
-        if !leads_back {
-            return Ok(Decision::Forward(share.backend.clone(), taken));
-        }
-        // The next hop would be this very gateway: the way goes on here, without another connection, and with the
-        // encryption of the route that it leads to.
-        let host = rewritten.to_str().unwrap_or_default();
-        route = Arc::clone(find(&routes, Side::Internal, host, head)?);
+    let way = way::follow(live, &routes, route, path, &mut head.headers, random)?;
+    if let Some(host) = &way.host {
+        set_host(head, host);
     }
-    Err(Cause::NoUpstream("rewrite_circle"))
+    Ok(Decision::Forward(way))
 }
 
-fn find<'r>(
-    routes: &'r Routes,
-    side: Side,
+/// Another way for a request that nobody took on `before`, if the routes have changed since: its upstreams may have gone
+/// with the old ones. `host` is the caller's.
+pub fn again(
+    live: &Live,
+    connection: &Connection,
+    prepared: &mut Prepared,
     host: &str,
-    head: &http::request::Parts,
-) -> Result<&'r Arc<Route<Arc<Backend>>>, Cause> {
-    let path = head.uri.path();
-    routes.find(side, host, if path.is_empty() { "/" } else { path }, &head.headers).map_err(|miss| {
-        Cause::NoRoute(match miss {
-            Miss::Host => "no_route_host",
-            Miss::Path => "no_route_path",
-            Miss::Visibility => "no_route_visibility",
-        })
-    })
+    before: Way,
+    random: impl FnMut() -> u32,
+) -> Option<Way> {
+    if !before.is_outdated(live) {
+        return None;
+    }
+    let listener = listeners::of(connection.port);
+    if before.host.is_some() {
+        prepared.set_host(HeaderValue::from_str(host).ok()?);
+    }
+    before.undo(prepared.headers_mut());
+    let path = prepared.path().to_owned();
+    let routes = live.routes.load_full();
+    let route = way::find(&routes, listener.side, host, &path, prepared.headers_mut()).ok()?;
+    if listener.tls {
+        check_tls(live, connection, listener, host, route).ok()?;
+    } else if redirects(live, route, host) {
+        return None;
+    }
+    let way = way::follow(live, &routes, route, &path, prepared.headers_mut(), random).ok()?;
+    if let Some(host) = &way.host {
+        prepared.set_host(host.clone());
+    }
+    Some(way)
 }
 
 /// What this replica says of itself.

@@ -9,8 +9,10 @@ use std::time::{Duration, Instant};
 use http::HeaderName;
 use http::header::HeaderValue;
 
-use crate::gateway::backends::{Backend, Place, Protocol, Upstream};
-use crate::gateway::edge::caller;
+use crate::gateway::backends::{Place, Protocol, State, Upstream};
+use crate::gateway::edge::observe::Went;
+use crate::gateway::edge::way::Way;
+use crate::gateway::edge::{caller, decide};
 use crate::gateway::live::Live;
 use crate::http::cause::Cause;
 use crate::http::dial::Tls;
@@ -28,70 +30,129 @@ const NAME_TIME: Duration = Duration::from_secs(5);
 /// Milliseconds until the upstream's response began.
 const SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
 
+/// A request on its way to an upstream.
+struct Sending {
+    prepared: Prepared,
+    began: Instant,
+    /// It has gone with an upstream once.
+    lost: bool,
+}
+
+/// What became of a request that was offered.
+#[allow(clippy::large_enum_variant, reason = "it lives for a moment, in the future of one request")]
+enum Offered {
+    Answered(Response),
+    /// There is no response, and there will be none.
+    Over(Cause),
+    /// Nobody took it, or who took it is gone without a word: it can be offered to others.
+    Whole(Box<Sending>, Cause),
+}
+
 /// Connections of one worker to upstreams, and what it knows of them.
 pub struct Upstreams {
     live: Arc<Live>,
     pools: Rc<Pools>,
+    retry_lost: bool,
     next: Cell<usize>,
     aside: RefCell<HashMap<SocketAddr, Instant>>,
     names: RefCell<HashMap<Arc<str>, (Instant, std::net::IpAddr)>>,
 }
 
 impl Upstreams {
-    /// Upstreams over `pools`. Workers begin at different ones.
+    /// Upstreams over `pools`. Workers begin at different ones. With `retry_lost`, a request that is lost with its
+    /// upstream goes to another one, where that is safe.
     #[must_use]
-    pub fn new(live: Arc<Live>, pools: Rc<Pools>, worker: usize) -> Self {
+    pub fn new(live: Arc<Live>, pools: Rc<Pools>, retry_lost: bool, worker: usize) -> Self {
         let next = Cell::new(worker.wrapping_mul(7919));
-        Self { live, pools, next, aside: RefCell::default(), names: RefCell::default() }
+        Self { live, pools, retry_lost, next, aside: RefCell::default(), names: RefCell::default() }
     }
 
-    /// Sends a request on. Notes where it went in `went`.
+    /// Sends a request on by `way`, and by another one if the routes have changed when nobody takes it; once
+    /// `approved`, only by one that the approval is good for. `host` is the caller's. Notes where it went in `went`.
     ///
     /// # Errors
     /// Why there is no response.
     pub async fn send(
         &self,
         mut request: Request,
-        backend: &Backend,
-        random: impl FnMut() -> u32,
-        went: &Cell<Option<SocketAddr>>,
+        mut way: Way,
+        host: &str,
+        approved: bool,
+        random: impl Fn() -> u32,
+        went: &Went,
     ) -> Result<Response, Cause> {
         let settings = self.live.settings.load();
-        let forwarded_for = caller::describe(&mut request.head.headers, &request.call.connection, &settings, random);
+        let call = request.call.clone();
+        let forwarded_for = caller::describe(&mut request.head.headers, &call.connection, &settings, &random);
+        drop(settings);
         let mut prepared = Prepared::with(request, Replay::Idempotent, forwarded_for)?;
-        let state = Arc::clone(&backend.state());
-        let candidates = self.candidates(&state.place).await?;
+        if self.retry_lost {
+            prepared = prepared.kept();
+        }
+        let mut sending = Sending { prepared, began: Instant::now(), lost: false };
+        for _ in 0..TRIES {
+            let state = Arc::clone(&way.backend.state());
+            let (whole, cause) = match self.offer(sending, &state, went).await {
+                Offered::Answered(response) => return Ok(response),
+                Offered::Over(cause) => return Err(cause),
+                Offered::Whole(whole, cause) => (*whole, cause),
+            };
+            sending = whole;
+            if !Arc::ptr_eq(&state, &way.backend.state()) {
+                // The addresses have changed meanwhile.
+                continue;
+            }
+            let approved_for = approved.then(|| way.route.clone());
+            let other = decide::again(&self.live, &call.connection, &mut sending.prepared, host, way, &random);
+            way = other.filter(|other| approved_for.is_none_or(|route| other.is_as(&route))).ok_or(cause)?;
+            went.backend.set(Some(way.backend.clone()));
+        }
+        Err(Cause::NoUpstream("no_endpoints"))
+    }
+
+    /// Offers a request to upstreams until one takes it.
+    async fn offer(&self, mut sending: Sending, state: &State, went: &Went) -> Offered {
+        let candidates = match self.candidates(&state.place).await {
+            Ok(candidates) => candidates,
+            Err(cause) => return Offered::Whole(Box::new(sending), cause),
+        };
         // Nothing but HTTP/1.1 carries an upgrade to servers that don't know extended CONNECT.
-        let h2 = state.protocol == Protocol::Http2 && !prepared.is_upgrade();
+        let h2 = state.protocol == Protocol::Http2 && !sending.prepared.is_upgrade();
         let mut last = Cause::NoUpstream("no_endpoints");
-        let began = Instant::now();
-        for upstream in candidates.iter().take(TRIES) {
-            let tls = upstream.expected.clone().map(|expected| Tls {
+        for upstream in candidates {
+            let tls = upstream.expected.map(|expected| Tls {
                 connector: self.live.connector.clone(),
                 trust: self.live.trust.clone(),
                 expected,
             });
-            went.set(Some(upstream.address));
+            went.address.set(Some(upstream.address));
             let pool = self.pools.pool(upstream.address, tls.as_ref());
-            match prepared.send_over(&pool, h2).await {
+            match sending.prepared.send_over(&pool, h2).await {
                 Ok(mut response) => {
-                    let time = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+                    let time = u64::try_from(sending.began.elapsed().as_millis()).unwrap_or(u64::MAX);
                     response.headers_mut().insert(SERVICE_TIME, HeaderValue::from(time));
                     if !self.aside.borrow().is_empty() {
                         self.aside.borrow_mut().remove(&upstream.address);
                     }
-                    return Ok(response);
+                    return Offered::Answered(response);
                 }
-                Err(Failure::Lost(_, cause) | Failure::Taken(cause)) => return Err(at_the_edge(cause)),
+                Err(Failure::Taken(cause)) => return Offered::Over(at_the_edge(cause)),
+                Err(Failure::Lost(_, cause)) if sending.lost => return Offered::Over(at_the_edge(cause)),
+                Err(Failure::Lost(again, cause)) => {
+                    tracing::debug!(upstream = %upstream.address, %cause, "an upstream is gone");
+                    self.aside.borrow_mut().insert(upstream.address, Instant::now() + ASIDE);
+                    last = at_the_edge(cause);
+                    (sending.prepared, sending.lost) = (*again, true);
+                }
                 Err(Failure::Unreached(unsent, error)) => {
                     tracing::debug!(upstream = %upstream.address, %error, "an upstream took no connection");
                     self.aside.borrow_mut().insert(upstream.address, Instant::now() + ASIDE);
                     last = at_the_edge(unreached(error));
-                    prepared = *unsent;
+                    sending.prepared = *unsent;
                 }
             }
         }
-        Err(last)
+        Offered::Whole(Box::new(sending), last)
     }
 
     /// Forgets upstreams that were put aside long ago, and idle connections. To be called each second or so.

@@ -30,6 +30,15 @@ pub struct Counts {
     pub active: AtomicU64,
 }
 
+/// Where a request went in the end, if it was sent anywhere.
+#[derive(Default)]
+pub struct Went {
+    /// The upstream.
+    pub address: Cell<Option<SocketAddr>>,
+    /// The backend, if it is not the one that the request was first meant for.
+    pub backend: Cell<Option<Arc<Backend>>>,
+}
+
 /// A request that will be told of.
 pub struct Told {
     counts: Arc<Counts>,
@@ -118,28 +127,34 @@ impl Told {
     }
 
     /// Ties itself to a response.
-    pub fn answered(mut self, response: &mut Response, went: &Cell<Option<SocketAddr>>) {
+    pub fn answered(mut self, response: &mut Response, went: &Went) {
+        if let Some(backend) = went.backend.take() {
+            self.backend = Some(backend);
+        }
         self.status = response.status().as_u16();
         self.cause = self.call.cause.get();
         if let (Some(line), Some(template)) = (&mut self.log, &self.settings.access_log) {
             line.response = template.response_headers(response.headers());
-            line.upstream = went.get();
+            line.upstream = went.address.get();
         }
         if let Some(traced) = &mut self.traced {
-            traced.upstream = went.get();
+            traced.upstream = went.address.get();
         }
         response.body_mut().watch(Box::new(self));
     }
 
     /// Tells of a request that was answered with a cause.
-    pub fn failed(mut self, cause: &Cause, went: &Cell<Option<SocketAddr>>) {
+    pub fn failed(mut self, cause: &Cause, went: &Went) {
+        if let Some(backend) = went.backend.take() {
+            self.backend = Some(backend);
+        }
         self.status = cause.status().as_u16();
         self.cause = Some(cause.token());
         if let Some(line) = &mut self.log {
-            line.upstream = went.get();
+            line.upstream = went.address.get();
         }
         if let Some(traced) = &mut self.traced {
-            traced.upstream = went.get();
+            traced.upstream = went.address.get();
         }
     }
 

@@ -223,7 +223,7 @@ mod tests {
         let mut counts: BTreeMap<&str, u32> = BTreeMap::new();
         for step in 0..10_000_u64 {
             let random = u32::try_from(step * u64::from(u32::MAX) / 9_999).unwrap();
-            *counts.entry(&route.pick(random).unwrap().service.name).or_default() += 1;
+            *counts.entry(&route.choose(random).unwrap().1.service.name).or_default() += 1;
         }
 
         assert_eq!(counts, BTreeMap::from([("few", 100), ("most", 9_900)]));

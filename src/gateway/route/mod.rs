@@ -2,7 +2,7 @@
 //!
 //! Control side: an Ingress is [`compile`]d into routes by host; [`owners`] decides which object a host belongs to and
 //! publishes a [`table::Table`], sharing with the table before what did not change. Data side: [`table::Table::find`]
-//! and [`Route::pick`], without locks or allocation.
+//! and [`Route::choose`], without locks or allocation.
 pub mod compile;
 pub mod owners;
 pub mod table;
@@ -93,13 +93,13 @@ impl<B> Route<B> {
         path.starts_with(&*self.prefix) && self.conditions.iter().all(|condition| condition.holds(headers))
     }
 
-    /// The share for a random number. Each share gets its percentage of the numbers.
+    /// The share for a random number, and which one it is. Each share gets its percentage of the numbers.
     #[must_use]
-    pub fn pick(&self, random: u32) -> Option<&Share<B>> {
+    pub fn choose(&self, random: u32) -> Option<(usize, &Share<B>)> {
         let total = self.shares.last()?.upto;
         // A 32-bit number scaled to the total: the error is below a millionth of a per cent.
         let point = u32::try_from((u64::from(random) * u64::from(total)) >> 32).unwrap_or(0);
-        self.shares.iter().find(|share| point < share.upto)
+        self.shares.iter().enumerate().find(|(_, share)| point < share.upto)
     }
 
     /// The shares with their percentages.

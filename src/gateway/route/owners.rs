@@ -91,6 +91,18 @@ impl<B> Owners<B> {
         self.objects.get(key).is_some_and(|entry| entry.rank.0 == created && entry.http1_only == http1_only)
     }
 
+    /// Whether this object has routes here.
+    #[must_use]
+    pub fn knows(&self, key: &Key) -> bool {
+        self.objects.contains_key(key)
+    }
+
+    /// The routes of an object, those for hosts that others have included.
+    pub fn routes(&self, key: &Key) -> impl Iterator<Item = &Arc<HostRoutes<B>>> {
+        let entry = self.objects.get(key).into_iter();
+        entry.flat_map(|e| e.hosts.iter().filter_map(|host| self.claims.get(host)?.get(&e.rank)))
+    }
+
     /// Whether `host` belongs to the object `key`.
     #[must_use]
     pub fn is_owner(&self, key: &Key, host: &str) -> bool {
