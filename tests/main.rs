@@ -9,5 +9,6 @@ mod gateway;
 mod harness;
 mod kube;
 mod local;
+mod mistakes;
 mod queue;
 mod support;

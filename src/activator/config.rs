@@ -86,7 +86,7 @@ pub struct Own {
     pub autoscaler: Option<String>,
     /// `LOCKKEEPER_AUTOSCALER_READINESS`: `once`, `always`, or a duration of at least 1 s; default `once`.
     pub autoscaler_readiness: AutoscalerReadiness,
-    /// `WORKER_THREADS`: number of worker threads; default by CPU quota.
+    /// `WORKER_THREADS`: number of worker threads, at most 1024; default by CPU quota.
     pub worker_threads: Option<u32>,
     /// `LOCKKEEPER_QUEUE_DEPTH`: requests that may wait for one revision; default 10000.
     pub queue_depth: u32,
@@ -193,7 +193,7 @@ impl Own {
         let client_auth = CallerAuth::read(read, names::SAN_ROUTING);
         let autoscaler = read.or("LOCKKEEPER_AUTOSCALER", None, |v| host_port(v).map(Some));
         let readiness = read.or("LOCKKEEPER_AUTOSCALER_READINESS", AutoscalerReadiness::Once, autoscaler_readiness);
-        let worker_threads = read.or("WORKER_THREADS", None, |v| value::count(v).map(Some));
+        let worker_threads = read.or("WORKER_THREADS", None, |v| value::threads(v).map(Some));
         let queue_depth = read.or("LOCKKEEPER_QUEUE_DEPTH", 10_000, value::count);
         let waiting_bytes = read.or("LOCKKEEPER_WAITING_BYTES", None, |v| value::bytes(v).map(Some));
         let waiting_timeout = read.or("LOCKKEEPER_WAITING_TIMEOUT", None, duration_or_off);

@@ -142,7 +142,7 @@ impl Switch {
             }
             Err(error) => {
                 let why = listener::refusal(self.port, &error);
-                tracing::error!("https server failed: {why}");
+                tracing::error!("https server failed: {why} (LOCKKEEPER_TLS_PORT={})", self.port);
                 None
             }
         }

@@ -200,7 +200,7 @@ async fn start<E: Env + Clone + 'static>(config: Config, env: &E, flags: &Flags)
 
     let address = config.own.listen_address;
     if let Err(error) = scrape::profile(address, config.profiling_port, control_stopped) {
-        tracing::error!(%error, "the profiling port cannot be opened");
+        tracing::error!(%error, "the profiling port cannot be opened (PROFILING_PORT={})", config.profiling_port);
     }
     maps.follow(request_log);
     let switch = Switch {
@@ -215,9 +215,11 @@ async fn start<E: Env + Clone + 'static>(config: Config, env: &E, flags: &Flags)
     };
     // Before the other ports open: no request may find pods addressed in plaintext while TLS is on.
     tokio::task::spawn_local(switch.start(cluster.changes(), closed.clone()));
-    for (name, port, id) in [("http1", config.own.http_port, serve::HTTP1), ("h2c", config.own.http2_port, serve::H2C)]
-    {
-        listen(&running, address, name, port, id, closed.clone())?;
+    for (name, variable, port, id) in [
+        ("http1", "LOCKKEEPER_HTTP_PORT", config.own.http_port, serve::HTTP1),
+        ("h2c", "LOCKKEEPER_HTTP2_PORT", config.own.http2_port, serve::H2C),
+    ] {
+        listen(&running, address, (name, variable), port, id, closed.clone())?;
     }
     let drainer =
         Drainer { health, drain, order, close, time: config.own.drain_time, grace: config.own.shutdown_grace };
@@ -283,13 +285,15 @@ fn pool_settings(config: &Config, workers: usize) -> pools::Settings {
 fn listen(
     workers: &Workers,
     address: Option<std::net::IpAddr>,
-    name: &str,
+    (name, variable): (&str, &str),
     port: u16,
     id: crate::worker::PortId,
     stop: watch::Receiver<bool>,
 ) -> Result<(), Fatal> {
     let socket = listener::bind(address, port).map_err(|error| {
-        Fatal::new("Failed to run HTTP server", format!("{name} server failed: {}", refusal(port, &error)))
+        let address = address.map(|address| format!(", LOCKKEEPER_LISTEN_ADDRESS={address}")).unwrap_or_default();
+        let expected = format!("{variable}={port}{address}: expected a port that can be opened");
+        Fatal::new("Failed to run HTTP server", format!("{name} server failed: {} ({expected})", refusal(port, &error)))
     })?;
     let port = socket.local_addr().map_or(port, |address| address.port());
     tracing::info!("Starting server {name}:{port}");

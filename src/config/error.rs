@@ -7,6 +7,19 @@ use std::fmt;
 
 use super::value::Invalid;
 
+/// Longest value that a message has in full, bytes.
+const SHOWN: usize = 256;
+
+/// A value as messages have it: quoted, and cut where it is long.
+#[must_use]
+pub fn shown(value: &str) -> String {
+    if value.len() <= SHOWN {
+        return format!("{value:?}");
+    }
+    let end = (0..=SHOWN).rev().find(|end| value.is_char_boundary(*end)).unwrap_or(0);
+    format!("{:?}... ({} bytes)", value.get(..end).unwrap_or_default(), value.len())
+}
+
 /// One mistake.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Error {
@@ -54,7 +67,7 @@ impl fmt::Display for Error {
         match self {
             Self::Missing { name } => write!(f, "{name}: required, but absent"),
             Self::Invalid { name, value, invalid, .. } => {
-                write!(f, "{name}={value:?}: expected {}", invalid.expected)
+                write!(f, "{name}={}: expected {}", shown(value), invalid.expected)
             }
             Self::Fatal { message, error } => write!(f, "{message}: {error}"),
         }
@@ -106,3 +119,15 @@ impl fmt::Display for Errors {
 }
 
 impl std::error::Error for Errors {}
+
+#[cfg(test)]
+mod tests {
+    use super::shown;
+
+    #[test]
+    fn given_a_long_value_when_shown_then_it_is_cut_between_characters() {
+        assert_eq!(shown("a\"b"), r#""a\"b""#);
+        let long = format!("{}{}", "x".repeat(255), "\u{e4}".repeat(10));
+        assert_eq!(shown(&long), format!("\"{}\"... (275 bytes)", "x".repeat(255)));
+    }
+}

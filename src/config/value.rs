@@ -6,6 +6,9 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+/// Most worker threads.
+const MAX_THREADS: u32 = 1024;
+
 /// Why a value was refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Invalid {
@@ -100,6 +103,15 @@ pub fn count(value: &str) -> Result<u32, Invalid> {
     decimal(value).filter(|count| *count != 0).ok_or(Invalid::new("a whole number of at least 1"))
 }
 
+/// A number of worker threads, from 1 to 1024, in decimal.
+///
+/// # Errors
+/// Anything else: no machine has use for more, and each has a stack and a runtime of its own.
+pub fn threads(value: &str) -> Result<u32, Invalid> {
+    let threads = decimal(value).filter(|threads| (1..=MAX_THREADS).contains(threads));
+    threads.ok_or(Invalid::new("a number of threads from 1 to 1024"))
+}
+
 /// A number of bytes, at least 1: decimal, or with `Ki`, `Mi` or `Gi`.
 ///
 /// # Errors
@@ -145,6 +157,18 @@ pub fn host_port(value: &str) -> Result<SocketAddr, Invalid> {
 /// Never.
 pub fn list(value: &str) -> Result<Vec<String>, Invalid> {
     Ok(value.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect())
+}
+
+/// A comma-separated list of names; blanks around them are dropped.
+///
+/// # Errors
+/// An empty item, and so an empty list: who may do something is never left to a stray comma.
+pub fn names(value: &str) -> Result<Vec<String>, Invalid> {
+    let names: Vec<String> = value.split(',').map(|name| name.trim().to_owned()).collect();
+    match names.iter().any(String::is_empty) {
+        true => Err(Invalid::new("one or more names with commas between, none of them empty")),
+        false => Ok(names),
+    }
 }
 
 /// Digits only: neither `+1` nor blanks, which Rust's and Go's parsers treat differently.
@@ -315,6 +339,25 @@ mod tests {
             ("9999999999999h", None),
         ] {
             assert_eq!(duration(value).ok(), expected, "{value}");
+        }
+    }
+
+    #[test]
+    fn given_names_then_an_empty_one_is_refused_and_in_a_list_it_is_dropped() {
+        let two = vec!["a".to_owned(), "b".to_owned()];
+        assert_eq!(names("a, b"), Ok(two.clone()));
+        for value in ["", " ", ",", "a,", ",a", "a, ,b"] {
+            assert!(names(value).is_err(), "{value:?}");
+        }
+        assert_eq!(list(" a,, b ,"), Ok(two));
+        assert_eq!(list(","), Ok(Vec::new()));
+    }
+
+    #[test]
+    fn given_threads_then_there_are_at_least_1_and_at_most_1024() {
+        assert_eq!((threads("1"), threads("1024")), (Ok(1), Ok(1024)));
+        for value in ["0", "1025", "4294967296", "-1", "x", ""] {
+            assert!(threads(value).is_err(), "{value:?}");
         }
     }
 

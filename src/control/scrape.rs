@@ -9,6 +9,7 @@
 use std::cell::RefCell;
 use std::fs;
 use std::io::{self, Write as _};
+use std::net::{IpAddr, ToSocketAddrs as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -45,13 +46,28 @@ pub fn start(
         Err(Unusable::Settings(why)) => return Err(why),
         Err(Unusable::Files(why)) => return unavailable(&why),
     };
-    match listener::bind(export.host.parse().ok(), export.port) {
+    let address = match address(&export.host, export.port) {
+        Ok(address) => address,
+        Err(error) => {
+            return unavailable(&format!("listen tcp: lookup {}: {error} (METRICS_PROMETHEUS_HOST)", export.host));
+        }
+    };
+    match listener::bind(address, export.port) {
         Ok(socket) => {
             tokio::task::spawn_local(listener::serve(socket, speaks, handler(metrics), stop));
             Ok(())
         }
         Err(error) => unavailable(&listener::refusal(export.port, &error)),
     }
+}
+
+/// Where to listen; nothing is every address. A name that means nothing here must not open the port to everybody.
+fn address(host: &str, port: u16) -> io::Result<Option<IpAddr>> {
+    if host.is_empty() {
+        return Ok(None);
+    }
+    let found = (host, port).to_socket_addrs()?.next().map(|found| found.ip());
+    found.map(Some).ok_or_else(|| io::ErrorKind::NotFound.into())
 }
 
 /// As Go words it, and where.
@@ -71,7 +87,7 @@ enum Unusable {
 fn with_tls(files: &PrometheusTls, policy: Result<Policy, PolicyError>) -> Result<Speaks, Unusable> {
     let policy = policy.map_err(|error| match error {
         PolicyError::Setting(why) => Unusable::Settings(why),
-        PolicyError::Http2 => Unusable::Files(error.to_string()),
+        PolicyError::Http2(_) => Unusable::Files(error.to_string()),
     })?;
     let identity = identity::Store::new();
     let trust = trust::Store::new();
@@ -138,8 +154,11 @@ impl Followed {
     /// Reads the pair; a bad one does not replace a good one.
     fn pair(&mut self) -> Result<(), String> {
         self.seen_pair = looks(&[&self.certificate, &self.key]);
-        let read = |path: &Path| fs::read(path).map_err(|e| format!("open {}: {}", path.display(), words(&e)));
-        let (certificate, key) = (read(&self.certificate)?, read(&self.key)?);
+        let read = |path: &Path, name: &str| {
+            fs::read(path)
+                .map_err(|e| format!("open {}: {} (METRICS_PROMETHEUS_TLS_{name})", path.display(), words(&e)))
+        };
+        let (certificate, key) = (read(&self.certificate, "CERT")?, read(&self.key, "KEY")?);
         let identity = identity::Identity::from_pem(&certificate, &key).map_err(|e| format!("tls: {e}"))?;
         self.identity.publish(identity);
         Ok(())

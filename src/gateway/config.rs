@@ -52,7 +52,7 @@ pub struct Config {
     pub listen_address: Option<IpAddr>,
     /// `LOCKKEEPER_STATUS_DIR`: where status is written when objects come from a directory; default none.
     pub status_dir: Option<PathBuf>,
-    /// `WORKER_THREADS`: number of worker threads; default by CPU quota.
+    /// `WORKER_THREADS`: number of worker threads, at most 1024; default by CPU quota.
     pub worker_threads: Option<u32>,
     /// `OTEL_EXPORTER_OTLP_CERTIFICATE`: authorities of an `https` collector of traces; default those of the system.
     pub collector_ca: Option<PathBuf>,
@@ -104,9 +104,7 @@ impl Config {
         let external_service = text("LOCKKEEPER_EXTERNAL_SERVICE", "kourier");
         let internal_service = text("LOCKKEEPER_INTERNAL_SERVICE", "kourier-internal");
         let pod = text("POD_NAME", "");
-        let shared_secrets = text("LOCKKEEPER_SHARED_SECRET_NAMESPACES", "");
-        let shared_secrets = shared_secrets.split(',').map(str::trim).filter(|name| !name.is_empty());
-        let shared_secrets = shared_secrets.map(str::to_owned).collect();
+        let shared_secrets = read.or("LOCKKEEPER_SHARED_SECRET_NAMESPACES", Vec::new(), value::list);
         let default_certificate = read.non_empty("CERTS_SECRET_NAMESPACE").zip(read.non_empty("CERTS_SECRET_NAME"));
         let status_dir = read.non_empty("LOCKKEEPER_STATUS_DIR").map(PathBuf::from);
         let collector_ca = read.non_empty("OTEL_EXPORTER_OTLP_CERTIFICATE").map(PathBuf::from);
@@ -124,7 +122,7 @@ impl Config {
         let probe_https = read.or("LOCKKEEPER_PROBE_HTTPS_PORT", 9443, value::port_or_zero);
         let admin = read.or("LOCKKEEPER_ADMIN_PORT", 9000, value::port_or_zero);
         let listen_address = read.or("LOCKKEEPER_LISTEN_ADDRESS", None, |text| value::ip(text).map(Some));
-        let worker_threads = read.or("WORKER_THREADS", None, |text| value::count(text).map(Some));
+        let worker_threads = read.or("WORKER_THREADS", None, |text| value::threads(text).map(Some));
         let cluster_domain = cluster_domain::find(env);
         let authorizer = Settings::of_environment(env).unwrap_or_else(|mistake| {
             read.mistake(Error::Fatal { message: "External authorisation", error: mistake.to_string() });
@@ -143,7 +141,7 @@ impl Config {
                 never_redirect: never_redirect?,
                 retry_lost: retry_lost?,
                 secrets: secrets?.unwrap_or(if labelled? { Secrets::Labelled } else { Secrets::Needed }),
-                shared_secrets,
+                shared_secrets: shared_secrets?,
                 drain_time: Duration::from_secs(u64::try_from(drain?).unwrap_or(0)),
                 drain_settle: settle?,
                 ports: Ports {

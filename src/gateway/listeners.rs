@@ -55,6 +55,12 @@ impl Kind {
         }
     }
 
+    /// The variable with its port.
+    #[must_use]
+    pub fn variable(self) -> String {
+        format!("LOCKKEEPER_{}_PORT", self.name.to_uppercase().replace(' ', "_"))
+    }
+
     /// Says which port it really listens on.
     pub fn set_port(self, ports: &mut Ports, port: u16) {
         let place = match self.id {

@@ -148,7 +148,7 @@ async fn start(config: Config, env: &dyn Env, flags: &Flags) -> Result<(), Fatal
 
     // Liveness depends on nothing but this.
     let admin = listener::bind(config.listen_address, config.ports.admin)
-        .map_err(|error| Fatal::new(&format!("admin port {}", config.ports.admin), error))?;
+        .map_err(|error| cannot_listen("LOCKKEEPER_ADMIN_PORT", config.listen_address, config.ports.admin, &error))?;
     tracing::info!("Starting http server admin:{}", port(&admin));
     let handler = admin::handler(live.clone(), counts, drain.clone(), source.activity().clone());
     tokio::task::spawn_local(listener::serve(admin, listener::Speaks::Plain, handler, stopped.clone()));
@@ -226,7 +226,7 @@ async fn serving(
     for kind in listeners::ALL {
         for address in &addresses {
             let bound = listen(kind, *address, kind.port(&ports), running, closed)
-                .map_err(|error| Fatal::new(&format!("{} port {}", kind.name, kind.port(&ports)), error))?;
+                .map_err(|error| cannot_listen(&kind.variable(), *address, kind.port(&ports), &error))?;
             kind.set_port(&mut ports, bound);
         }
     }
@@ -439,6 +439,11 @@ fn listen(
     tracing::info!("Starting {} server:{bound}", kind.name);
     running.listen(Listener { socket, port: kind.id, stop: closed.clone() });
     Ok(bound)
+}
+
+fn cannot_listen(variable: &str, address: Option<IpAddr>, port: u16, error: &io::Error) -> Fatal {
+    let address = address.map(|address| format!(" on {address}")).unwrap_or_default();
+    Fatal::new(&format!("{variable}={port}{address}: expected a port that can be opened"), error)
 }
 
 /// Tells whoever started this process with free ports which they are.

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use super::config::Config;
 use super::metrics::Metrics;
-use super::run::{self, Fatal};
+use super::run::{self, Fatal, Server};
 use super::serve;
 use crate::control::listener;
 use crate::telemetry::registry::{Family, Kind, Label, Point, Value, single};
@@ -52,7 +52,9 @@ impl Tls {
         match &found {
             Ok(_) => {}
             Err(error @ source_dir::Error::Verify { .. }) => {
-                return Err(Fatal::new("Failed to verify the file path", error));
+                let directory = config.own.certificates.display();
+                let named = format!("{error} (LOCKKEEPER_CERT_DIR={directory}: expected a directory)");
+                return Err(Fatal::new("Failed to verify the file path", named));
             }
             // A bad first pair: TLS stays closed until a good one comes.
             Err(error) => tracing::error!(%error, "failed to create certWatcher"),
@@ -149,7 +151,7 @@ pub(super) async fn follow(
                     run::listen(&workers, socket, serve::TLS, "tls server main", stopped);
                     open = Some(stop);
                 }
-                Err(error) => Fatal::serve("main tls", port, &error).exit(),
+                Err(error) => Fatal::serve(Server::TLS, address, port, &error).exit(),
             },
             (Some(_), None, None) => {
                 tracing::error!("QUEUE_SERVING_TLS_PORT is no port: there is a certificate but no TLS server");

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::readiness::Probe;
 use crate::config::env::{Env, Reader};
-use crate::config::error::{Error, Errors};
+use crate::config::error::{Error, Errors, shown};
 use crate::config::value::{self, Invalid};
 use crate::http::layer::timeouts::Style;
 use crate::knative::names;
@@ -91,7 +91,7 @@ pub struct Own {
     pub stats_port: u16,
     /// `LOCKKEEPER_METRICS_TLS`: serve the statistics port with the pod's certificate too; default false.
     pub metrics_tls: bool,
-    /// `WORKER_THREADS`: number of worker threads; default by CPU quota.
+    /// `WORKER_THREADS`: number of worker threads, at most 1024; default by CPU quota.
     pub worker_threads: Option<u32>,
     /// `LOCKKEEPER_DRAIN_QUIET_PERIOD`: time without requests that ends a drain; default 30 s.
     pub drain_quiet_period: Duration,
@@ -214,8 +214,7 @@ impl Config {
     pub fn profiling_port(&self) -> Result<u16, String> {
         match self.profiling_port.as_str() {
             "" => Ok(names::PORT_PROFILING),
-            port => value::port_or_zero(port)
-                .map_err(|_| format!("profile server failed to serve: listen tcp: address {port}: invalid port")),
+            port => value::port_or_zero(port).map_err(|invalid| no_port("profile", "PROFILING_PORT", port, &invalid)),
         }
     }
 
@@ -224,7 +223,7 @@ impl Config {
     /// # Errors
     /// A fatal mistake, as for an unusable cleartext port.
     pub fn serving_tls_port(&self) -> Result<u16, Error> {
-        listen_port(&self.serving_tls_port, "main tls")
+        listen_port(&self.serving_tls_port, "main tls", "QUEUE_SERVING_TLS_PORT")
     }
 }
 
@@ -236,7 +235,7 @@ impl Own {
         let admin_port = read.or("LOCKKEEPER_ADMIN_PORT", names::PORT_ADMIN, value::port_or_zero);
         let stats_port = read.or("LOCKKEEPER_STATS_PORT", names::PORT_STATISTICS, value::port_or_zero);
         let metrics_tls = read.or("LOCKKEEPER_METRICS_TLS", false, value::bool);
-        let worker_threads = read.or("WORKER_THREADS", None, |v| value::count(v).map(Some));
+        let worker_threads = read.or("WORKER_THREADS", None, |v| value::threads(v).map(Some));
         let quiet = read.or("LOCKKEEPER_DRAIN_QUIET_PERIOD", Duration::from_secs(30), value::duration);
         let reset = read.or("LOCKKEEPER_DRAIN_PROBE_RESET", Duration::from_secs(1), value::duration);
         let grace = read.or("LOCKKEEPER_SHUTDOWN_GRACE", None, duration_or_off);
@@ -275,29 +274,38 @@ impl Own {
 }
 
 fn readiness(read: &mut Reader<'_>, multi: bool) -> Option<Vec<Probe>> {
-    Probe::parse_all(&read.text("SERVING_READINESS_PROBE"), multi)
+    const NAME: &str = "SERVING_READINESS_PROBE";
+    let text = read.text(NAME);
+    let expected = if multi { "a JSON array of Kubernetes probes" } else { "a Kubernetes probe as JSON" };
+    Probe::parse_all(&text, multi)
         .map_err(|error| {
             read.mistake(Error::Fatal {
                 message: "Queue container failed to parse readiness probe",
-                error: error.to_string(),
+                error: format!("{NAME}={}: expected {expected}: {error}", shown(&text)),
             });
         })
         .ok()
 }
 
 fn checked_serving_port(read: &mut Reader<'_>, port: &str) -> Option<u16> {
-    listen_port(port, "main").map_err(|mistake| read.mistake(mistake)).ok()
+    listen_port(port, "main", "QUEUE_SERVING_PORT").map_err(|mistake| read.mistake(mistake)).ok()
 }
 
 /// Decimal only: a service name such as `http`, which Go looks up, is refused.
-fn listen_port(port: &str, server: &str) -> Result<u16, Error> {
+fn listen_port(port: &str, server: &str, variable: &str) -> Result<u16, Error> {
     if port.is_empty() {
         return Ok(0);
     }
-    value::port_or_zero(port).map_err(|_| Error::Fatal {
+    value::port_or_zero(port).map_err(|invalid| Error::Fatal {
         message: "Failed to bring up queue-proxy, shutting down.",
-        error: format!("{server} server failed to serve: listen tcp: address {port}: invalid port"),
+        error: no_port(server, variable, port, &invalid),
     })
+}
+
+/// Go's words, then ours.
+fn no_port(server: &str, variable: &str, port: &str, invalid: &Invalid) -> String {
+    let expected = format!("{variable}={}: expected {}", shown(port), invalid.expected);
+    format!("{server} server failed to serve: listen tcp: address {port}: invalid port ({expected})")
 }
 
 fn limit(concurrency: i64) -> Option<NonZeroU32> {

@@ -22,6 +22,7 @@ pub use labels::{ClientLabels, RouteTag, ServerLabels};
 
 use crate::config::env::Env;
 use crate::telemetry::histogram::{Bounds, Cells, add};
+use crate::telemetry::observability::resource_attributes;
 use crate::telemetry::process;
 use crate::telemetry::registry::{self, Family, Kind};
 use crate::telemetry::series::{Shard, Table};
@@ -325,14 +326,8 @@ impl WorkerMetrics {
 pub fn resource(env: &dyn Env) -> Vec<(Cow<'static, str>, String)> {
     let set = |name: &str| env.var(name).filter(|value| !value.is_empty());
     let pod = set("POD_NAME").or_else(|| set("HOSTNAME")).unwrap_or_default();
-    let mut attributes: Vec<(Cow<'static, str>, String)> = Vec::new();
-    for pair in set("OTEL_RESOURCE_ATTRIBUTES").unwrap_or_default().split(',') {
-        if let Some((name, value)) = pair.split_once('=')
-            && let Some(value) = crate::telemetry::observability::percent_decode(value.trim())
-        {
-            attributes.push((name.trim().to_owned().into(), value));
-        }
-    }
+    let given = resource_attributes(env).into_iter();
+    let mut attributes: Vec<(Cow<'static, str>, String)> = given.map(|(name, value)| (name.into(), value)).collect();
     let service = ["OTEL_SERVICE_NAME", "SERVING_SERVICE", "SERVING_CONFIGURATION", "SERVING_REVISION"];
     let service = service.into_iter().find_map(set).unwrap_or_else(|| pod.clone());
     let own = [

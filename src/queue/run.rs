@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 use std::io;
+use std::net::IpAddr;
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use super::metrics::{self, Metrics};
 use super::serve::{self, Shared};
 use super::{admin, readiness, statistics::Statistics};
 use crate::config::env::Env;
-use crate::config::error::Error;
+use crate::config::error::{Error, shown};
 use crate::control::listener::{self, Speaks, TlsNow, refusal};
 use crate::control::{export, scrape};
 use crate::http::upstream::Limits;
@@ -66,11 +67,28 @@ impl Fatal {
         std::process::exit(1);
     }
 
-    /// As Go words a listener that cannot be opened.
-    pub(super) fn serve(name: &str, port: u16, error: &io::Error) -> Self {
-        let error = format!("{name} server failed to serve: {}", refusal(port, error));
-        Self::new(BRING_UP, error)
+    /// As Go words a listener that cannot be opened, and what said where it is.
+    pub(super) fn serve(server: Server, address: Option<IpAddr>, port: u16, error: &io::Error) -> Self {
+        let Server { name, variable } = server;
+        let address = address.map(|address| format!(", LOCKKEEPER_LISTEN_ADDRESS={address}")).unwrap_or_default();
+        let expected = format!("{variable}={port}{address}: expected a port that can be opened");
+        Self::new(BRING_UP, format!("{name} server failed to serve: {} ({expected})", refusal(port, error)))
     }
+}
+
+/// One of the queue's servers: Go's name of it, and the variable with its port.
+#[derive(Clone, Copy)]
+pub(super) struct Server {
+    name: &'static str,
+    variable: &'static str,
+}
+
+impl Server {
+    const MAIN: Self = Self { name: "main", variable: "QUEUE_SERVING_PORT" };
+    pub(super) const TLS: Self = Self { name: "main tls", variable: "QUEUE_SERVING_TLS_PORT" };
+    const ADMIN: Self = Self { name: "admin", variable: "LOCKKEEPER_ADMIN_PORT" };
+    const STATISTICS: Self = Self { name: "metrics", variable: "LOCKKEEPER_STATS_PORT" };
+    const PROFILE: Self = Self { name: "profile", variable: "PROFILING_PORT" };
 }
 
 /// Runs the queue until it is told to leave; the exit code is the process'.
@@ -94,7 +112,8 @@ pub fn run(env: &dyn Env) -> ExitCode {
     };
     let names = &config.identity;
     let key = format!("{}/{}", names.namespace, names.revision);
-    log::init(&config.logging_config, &config.logging_level, "queueproxy", &key, &names.pod);
+    let taken = log::init(&config.logging_config, &config.logging_level, "queueproxy", &key, &names.pod);
+    tell_of_the_ignored(&config, taken);
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -114,10 +133,28 @@ pub fn run(env: &dyn Env) -> ExitCode {
     code
 }
 
+/// Settings with which the original starts without a word, and so do we: with one.
+fn tell_of_the_ignored(config: &Config, taken: log::Taken) {
+    let ignored = |name: &str, value: &str, expected: &str| {
+        tracing::warn!("{name}={} is ignored: expected {expected}", shown(value));
+    };
+    if !taken.config {
+        ignored("SERVING_LOGGING_CONFIG", &config.logging_config, "a configuration of zap as JSON");
+    }
+    if !taken.level {
+        ignored("SERVING_LOGGING_LEVEL", &config.logging_level, "debug, info, warn, error, dpanic, panic or fatal");
+    }
+    if config.user_port_number.is_none() {
+        let port = shown(&config.user_port);
+        tracing::error!("USER_PORT={port}: expected a port from 1 to 65535; every request will be answered with 502");
+    }
+}
+
 async fn start(config: Config, env: &dyn Env) -> Result<(), Fatal> {
     // Before anything listens: who sees an open port may send a signal.
     let signals = Signals::new().map_err(|e| Fatal::new(BRING_UP, e))?;
-    let observability = Observability::parse(&config.observability, env).map_err(|e| Fatal::new(e.message(), &e))?;
+    let observability = Observability::parse(&config.observability, env)
+        .map_err(|e| Fatal::new(e.message(), format!("{e} (OBSERVABILITY_CONFIG={})", shown(&config.observability))))?;
     tracing::info!("Starting queue-proxy");
     let workers = cpu::workers(cpu::Limits::of_this_process(), config.own.worker_threads);
     let drain = Drain::new(workers);
@@ -142,9 +179,9 @@ async fn start(config: Config, env: &dyn Env) -> Result<(), Fatal> {
     let (close, closed) = watch::channel(false);
     let (stage, stage_seen) = watch::channel(Stage::Serving);
 
-    let main = bind(&config, config.serving_port, "main")?;
-    let admin = bind(&config, config.own.admin_port, "admin")?;
-    let stats = bind(&config, config.own.stats_port, "metrics")?;
+    let main = bind(&config, config.serving_port, Server::MAIN)?;
+    let admin = bind(&config, config.own.admin_port, Server::ADMIN)?;
+    let stats = bind(&config, config.own.stats_port, Server::STATISTICS)?;
 
     let prober = readiness::start(config.readiness.clone(), config.http2_auto_detection);
     let shared = Arc::new(Shared {
@@ -217,7 +254,7 @@ async fn start(config: Config, env: &dyn Env) -> Result<(), Fatal> {
     if observability.profiling {
         let port = config.profiling_port().map_err(|error| Fatal::new(BRING_UP, error))?;
         scrape::profile(config.own.listen_address, port, control_stopped)
-            .map_err(|error| Fatal::serve("profile", port, &error))?;
+            .map_err(|error| Fatal::serve(Server::PROFILE, config.own.listen_address, port, &error))?;
     }
 
     let tls_port = match config.serving_tls_port() {
@@ -270,8 +307,9 @@ fn request_log(config: &Config, observability: &Observability) -> Option<Arc<Req
     Some(Arc::new(RequestLog { template, revision, probes, writer }))
 }
 
-fn bind(config: &Config, port: u16, name: &str) -> Result<std::net::TcpListener, Fatal> {
-    listener::bind(config.own.listen_address, port).map_err(|error| Fatal::serve(name, port, &error))
+fn bind(config: &Config, port: u16, server: Server) -> Result<std::net::TcpListener, Fatal> {
+    let address = config.own.listen_address;
+    listener::bind(address, port).map_err(|error| Fatal::serve(server, address, port, &error))
 }
 
 fn port(socket: &std::net::TcpListener) -> u16 {

@@ -1,13 +1,15 @@
 //! `OBSERVABILITY_CONFIG` and the `OTEL_*` variables over it, parsed once at start into what is on and where it goes.
 //!
 //! Durations are integers in nanoseconds and names match without case, as in Go's JSON; unknown names are ignored.
-//! Nothing is read again later: a change of `config-observability` makes new pods.
+//! Nothing is read again later: a change of `config-observability` makes new pods. A variable that can't be used is
+//! ignored, with a warning ([`otel`]); what the configuration says is then in force.
 //!
 //! Source: `knative.dev/serving/pkg/observability` (`Config`), `knative.dev/pkg/observability/{metrics,tracing}`
 //! (`readerFor`, `exporterFor`, `endpointFor`, `sampleFor`) and `metrics/prometheus/server.go`.
 
 mod collector;
 mod members;
+mod otel;
 mod prometheus;
 
 use std::fmt;
@@ -15,7 +17,8 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-pub use collector::{Collector, Transport, percent_decode};
+pub use collector::{Collector, Transport};
+pub use otel::{percent_decode, resource_attributes};
 pub use prometheus::{ClientAuth, Prometheus, PrometheusTls};
 
 use crate::config::env::Env;
@@ -146,6 +149,7 @@ impl Observability {
             Ok(Value::Object(top)) => top,
             Ok(Value::Null) => Map::new(),
             Ok(_) => return Err(Error::Config("expected a JSON object".into())),
+            Err(e) if e.is_syntax() || e.is_eof() => return Err(Error::Config(format!("expected a JSON object: {e}"))),
             Err(e) => return Err(Error::Config(e.to_string())),
         };
         let read = Reader { object: Some(&top), path: "" };
@@ -203,16 +207,17 @@ impl<'a> RawExport<'a> {
             "grpc" => Transport::Grpc,
             "http/protobuf" => Transport::Http,
             other => {
-                let reason = format!("error creating reader: unsupported metric exporter: {other:?}");
+                let reason = format!(
+                    "error creating reader: unsupported metric exporter: {other:?} (requestMetrics.protocol={other:?}: \
+                     expected none, prometheus, grpc or http/protobuf)"
+                );
                 return Err(Error::Metrics(reason));
             }
         };
         let to = collector(transport, "METRICS", self.endpoint, env)
             .map_err(|e| Error::Metrics(format!("error creating reader: unable to process metrics endpoint: {e}")))?;
-        let every = match set(env, "OTEL_METRIC_EXPORT_INTERVAL") {
-            Some(millis) => millis.trim().parse().map(Duration::from_millis).unwrap_or_default(),
-            None => Duration::from_nanos(u64::try_from(self.interval).unwrap_or(0)),
-        };
+        let configured = Duration::from_nanos(u64::try_from(self.interval).unwrap_or(0));
+        let every = otel::millis(env, "OTEL_METRIC_EXPORT_INTERVAL").unwrap_or(configured);
         let every = if every.is_zero() { DEFAULT_METRICS_INTERVAL } else { every };
         Ok(MetricsExport::Push { to, every })
     }
@@ -224,7 +229,10 @@ impl<'a> RawExport<'a> {
             "grpc" => Transport::Grpc,
             "http/protobuf" => Transport::Http,
             other => {
-                let reason = format!("error creating tracer exporter: unsupported metric exporter: {other:?}");
+                let reason = format!(
+                    "error creating tracer exporter: unsupported metric exporter: {other:?} (tracing.protocol={other:?}: \
+                     expected none, stdout, grpc or http/protobuf)"
+                );
                 return Err(Error::Traces(reason));
             }
         };
@@ -238,25 +246,24 @@ impl<'a> RawExport<'a> {
         if *export == TraceExport::Off {
             return Ok(Sampler::Never);
         }
-        let argument = set(env, "OTEL_TRACES_SAMPLER_ARG");
-        if let Some(name) = set(env, "OTEL_TRACES_SAMPLER") {
-            let share = argument.and_then(|a| a.trim().parse().ok()).unwrap_or(1.0);
-            return Ok(match name.trim().to_ascii_lowercase().as_str() {
-                "always_on" => Sampler::Always,
-                "always_off" => Sampler::Never,
-                "traceidratio" => Sampler::Ratio(share),
-                "parentbased_always_off" => Sampler::Parent(0.0),
-                "parentbased_traceidratio" => Sampler::Parent(share),
-                _ => Sampler::Parent(1.0),
+        if let Some(sampler) = otel::usable(env, SAMPLER, SAMPLERS, Named::parse) {
+            let share = || otel::usable(env, SAMPLER_ARG, "a number from 0 to 1", share).unwrap_or(1.0);
+            return Ok(match sampler {
+                Named::Is(sampler) => sampler,
+                Named::Ratio => Sampler::Ratio(share()),
+                Named::ParentRatio => Sampler::Parent(share()),
             });
         }
         if *export == TraceExport::Stdout {
             return Ok(Sampler::Always);
         }
-        let rate = match argument {
-            Some(argument) => argument.parse().map_err(|_| {
+        // Not OpenTelemetry's but Knative's own reading, which does not start with a bad one. The argument of a sampler
+        // that nobody knows, as `jaeger_remote` has one, is ignored with it.
+        let rate = match set(env, SAMPLER_ARG).filter(|_| set(env, SAMPLER).is_none()) {
+            Some(argument) => argument.parse().ok().filter(|rate: &f64| !rate.is_nan()).ok_or_else(|| {
                 let reason = format!("unable to parse sample rate override: parsing {argument:?}: invalid syntax");
-                Error::Traces(format!("error creating tracer sampler: {reason}"))
+                let named = format!("{SAMPLER_ARG}={argument:?}: expected a number from 0 to 1");
+                Error::Traces(format!("error creating tracer sampler: {reason} ({named})"))
             })?,
             None => self.rate,
         };
@@ -268,6 +275,36 @@ impl<'a> RawExport<'a> {
             Sampler::Never
         })
     }
+}
+
+const SAMPLER: &str = "OTEL_TRACES_SAMPLER";
+const SAMPLER_ARG: &str = "OTEL_TRACES_SAMPLER_ARG";
+const SAMPLERS: &str = "always_on, always_off, traceidratio, parentbased_always_on, parentbased_always_off or \
+                        parentbased_traceidratio";
+
+/// What `OTEL_TRACES_SAMPLER` names; the ratios have their share from `OTEL_TRACES_SAMPLER_ARG`, default all.
+enum Named {
+    Is(Sampler),
+    Ratio,
+    ParentRatio,
+}
+
+impl Named {
+    fn parse(name: &str) -> Option<Self> {
+        Some(match name.to_ascii_lowercase().as_str() {
+            "always_on" => Self::Is(Sampler::Always),
+            "always_off" => Self::Is(Sampler::Never),
+            "parentbased_always_on" => Self::Is(Sampler::Parent(1.0)),
+            "parentbased_always_off" => Self::Is(Sampler::Parent(0.0)),
+            "traceidratio" => Self::Ratio,
+            "parentbased_traceidratio" => Self::ParentRatio,
+            _ => return None,
+        })
+    }
+}
+
+fn share(text: &str) -> Option<f64> {
+    text.parse().ok().filter(|share| (0.0..=1.0).contains(share))
 }
 
 /// A variable that is present and not empty.

@@ -62,17 +62,18 @@ pub enum Group {
 pub enum PolicyError {
     /// A value that nobody knows; the text names variable and value.
     Setting(String),
-    /// The TLS 1.2 suites leave out the ones that HTTP/2 requires.
-    Http2,
+    /// The TLS 1.2 suites leave out the ones that HTTP/2 requires; variable and value.
+    Http2(String),
 }
 
 impl fmt::Display for PolicyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Setting(text) => f.write_str(text),
-            Self::Http2 => f.write_str(
+            Self::Http2(setting) => write!(
+                f,
                 "http2: TLSConfig.CipherSuites is missing an HTTP/2-required AES_128_GCM_SHA256 cipher (need at least \
-                 one of TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256 or TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256)",
+                 one of TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256 or TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256): {setting}",
             ),
         }
     }
@@ -121,7 +122,7 @@ impl Policy {
 
         let for_http2 = |suite: &Suite| matches!(suite, Suite::EcdsaAes128 | Suite::RsaAes128);
         if min < Version::Tls13 && suites.as_ref().is_some_and(|suites| !suites.iter().any(for_http2)) {
-            return Err(PolicyError::Http2);
+            return Err(PolicyError::Http2(format!("{prefix}TLS_CIPHER_SUITES={:?}", ciphers.unwrap_or_default())));
         }
         // A list of blanks and commas is no list: Go then takes its defaults.
         let groups = groups.filter(|groups| !groups.is_empty()).unwrap_or_else(|| DEFAULT_GROUPS.to_vec());
@@ -179,7 +180,10 @@ fn suites(list: &str) -> Result<Vec<Suite>, String> {
             | "TLS_ECDHE_ECDSA_WITH_AES_256_CBC_SHA"
             | "TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA"
             | "TLS_ECDHE_RSA_WITH_AES_256_CBC_SHA" => {}
-            unknown => return Err(format!("unknown cipher suite {}", quoted(unknown))),
+            unknown => {
+                const LIKE: &str = "expected Go's names, such as TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256";
+                return Err(format!("unknown cipher suite {}: {LIKE}", quoted(unknown)));
+            }
         }
     }
     Ok(found)
@@ -194,7 +198,10 @@ fn groups(list: &str) -> Result<Vec<Group>, String> {
             "P-256" | "CurveP256" => Group::P256,
             "P-384" | "CurveP384" => Group::P384,
             "P-521" | "CurveP521" => Group::P521,
-            unknown => return Err(format!("unknown curve {}", quoted(unknown))),
+            unknown => {
+                const KNOWN: &str = "expected X25519MLKEM768, X25519, P-256, P-384 or P-521";
+                return Err(format!("unknown curve {}: {KNOWN}", quoted(unknown)));
+            }
         };
         if !found.contains(&group) {
             found.push(group);

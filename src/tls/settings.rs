@@ -76,7 +76,7 @@ impl Callers {
 pub struct CallerAuth {
     /// Whether a certificate is asked for; default off.
     pub callers: Callers,
-    /// Names of which the certificate must have one.
+    /// Names of which the certificate must have one; never none.
     pub names: Vec<String>,
 }
 
@@ -84,7 +84,7 @@ impl CallerAuth {
     /// What is set; without names, `default` is the one that callers must have.
     pub fn read(read: &mut Reader<'_>, default: &str) -> Option<Self> {
         let callers = read.or("LOCKKEEPER_CLIENT_AUTH", Callers::Off, Callers::parse);
-        let names = read.or("LOCKKEEPER_CLIENT_AUTH_SANS", vec![default.to_owned()], value::list);
+        let names = read.or("LOCKKEEPER_CLIENT_AUTH_SANS", vec![default.to_owned()], value::names);
         Some(Self { callers: callers?, names: names? })
     }
 

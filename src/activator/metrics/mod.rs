@@ -21,7 +21,7 @@ use super::config::Config;
 use super::revisions::Revisions;
 use crate::config::env::Env;
 use crate::telemetry::histogram::{Bounds, Cells, add};
-use crate::telemetry::observability::percent_decode;
+use crate::telemetry::observability::resource_attributes;
 use crate::telemetry::process;
 use crate::telemetry::registry::{self, Family, Kind};
 use crate::telemetry::series::{Shard, Table};
@@ -291,14 +291,8 @@ fn nanos(elapsed: Duration) -> u64 {
 #[must_use]
 pub fn resource(env: &dyn Env, config: &Config) -> Vec<(Cow<'static, str>, String)> {
     let set = |name: &str| env.var(name).filter(|value| !value.is_empty());
-    let mut attributes: Vec<(Cow<'static, str>, String)> = Vec::new();
-    for pair in set("OTEL_RESOURCE_ATTRIBUTES").unwrap_or_default().split(',') {
-        if let Some((name, value)) = pair.split_once('=')
-            && let Some(value) = percent_decode(value.trim())
-        {
-            attributes.push((name.trim().to_owned().into(), value));
-        }
-    }
+    let given = resource_attributes(env).into_iter();
+    let mut attributes: Vec<(Cow<'static, str>, String)> = given.map(|(name, value)| (name.into(), value)).collect();
     let own = [
         ("k8s.namespace.name", config.system_namespace.clone()),
         ("k8s.pod.name", config.pod_name.clone()),

@@ -51,12 +51,22 @@ static LOGGER: OnceLock<&'static Logger> = OnceLock::new();
 /// its level unless empty or unknown. `component` becomes the logger's name, `key` (`<namespace>/<revision>`) and
 /// `pod` become fields of each line unless empty. A bad configuration is replaced by the built-in one and logged as a
 /// warning. Only the first call has an effect.
-pub fn init(config_json: &str, level: &str, component: &'static str, key: &str, pod: &str) {
-    init_with(config_json, level, component, &[("knative.dev/key", key), ("knative.dev/pod", pod)]);
+pub fn init(config_json: &str, level: &str, component: &'static str, key: &str, pod: &str) -> Taken {
+    init_with(config_json, level, component, &[("knative.dev/key", key), ("knative.dev/pod", pod)])
+}
+
+/// What of its settings the log could use; the rest is ignored, as in Go, and a role may tell who set it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Taken {
+    /// The configuration.
+    pub config: bool,
+    /// The level over it.
+    pub level: bool,
 }
 
 /// As [`init`], with fields of the caller's choice on each line; empty ones are left out.
-pub fn init_with(config_json: &str, level: &str, component: &'static str, own: &[(&str, &str)]) {
+pub fn init_with(config_json: &str, level: &str, component: &'static str, own: &[(&str, &str)]) -> Taken {
+    let taken_level = Level::parse(level).is_some();
     let (settings, failure) = match Settings::parse(config_json, level) {
         Ok(settings) => (settings, None),
         Err(e) => (Settings::builtin(level), Some(e)),
@@ -89,6 +99,7 @@ pub fn init_with(config_json: &str, level: &str, component: &'static str, own: &
     // The logger lives as long as the process, as the dispatcher of `tracing` demands; there is only ever one.
     let logger = LOGGER.get_or_init(|| Box::leak(Box::new(logger)));
     let _ = tracing::dispatcher::set_global_default(Dispatch::new(Subscriber::new(logger)));
+    Taken { config: failure.is_none(), level: taken_level }
 }
 
 /// Changes the level from which on lines are written. Empty: that of the configuration given to [`init`]; an unknown

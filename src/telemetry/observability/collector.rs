@@ -6,9 +6,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use http::Uri;
+use http::{HeaderName, HeaderValue, Uri};
 
-use super::set;
+use super::{otel, set};
 use crate::config::env::Env;
 
 /// Limit of one push (OpenTelemetry's).
@@ -42,42 +42,61 @@ pub enum Transport {
 }
 
 /// The collector of one signal (`METRICS` or `TRACES`): the variables first, then the configuration.
+///
+/// # Errors
+/// The configuration names none that can be reached; a variable that does not is ignored.
 pub(super) fn collector(
     transport: Transport,
     signal: &str,
     endpoint: &str,
     env: &dyn Env,
 ) -> Result<Collector, String> {
+    // The name of the signal's own variable where that is set, else of the one for all.
     let own = |what: &str| {
-        set(env, &format!("OTEL_EXPORTER_OTLP_{signal}_{what}"))
-            .or_else(|| set(env, &format!("OTEL_EXPORTER_OTLP_{what}")))
+        let own = format!("OTEL_EXPORTER_OTLP_{signal}_{what}");
+        if set(env, &own).is_some() { own } else { format!("OTEL_EXPORTER_OTLP_{what}") }
     };
     let path = format!("/v1/{}", signal.to_ascii_lowercase());
-    let mut base = false;
-    let url = if let Some(url) = set(env, &format!("OTEL_EXPORTER_OTLP_{signal}_ENDPOINT")) {
-        url
-    } else if let Some(url) = set(env, "OTEL_EXPORTER_OTLP_ENDPOINT") {
-        base = true;
-        url
+    let named = |name: &str| otel::usable(env, name, "an http or https URL", |url| parse_url(url).ok());
+    let (uri, base) = if let Some(url) = named(&format!("OTEL_EXPORTER_OTLP_{signal}_ENDPOINT")) {
+        (url, false)
+    } else if let Some(url) = named("OTEL_EXPORTER_OTLP_ENDPOINT") {
+        (url, true)
     } else if endpoint.is_empty() {
         let default = if transport == Transport::Grpc { DEFAULT_GRPC_COLLECTOR } else { DEFAULT_HTTP_COLLECTOR };
-        default.to_owned()
+        (parse_url(default)?, false)
     } else {
-        with_scheme(endpoint)?
+        (parse_url(&with_scheme(endpoint)?)?, false)
     };
+    let header = |name: &str, value: &str| {
+        HeaderName::from_bytes(name.as_bytes()).is_ok() && HeaderValue::from_str(value).is_ok()
+    };
+    let headers = otel::pairs(env, &own("HEADERS"), false, header);
+    Ok(Collector {
+        transport,
+        url: with_path(&uri, transport, &path, base)?,
+        headers: headers.into_iter().map(|(name, value)| (name.to_ascii_lowercase(), value)).collect(),
+        ca: certificate(env, &own("CERTIFICATE")),
+        timeout: otel::millis(env, &own("TIMEOUT")).unwrap_or(DEFAULT_PUSH_TIMEOUT),
+    })
+}
+
+/// The file of authorities that a variable names. One that can't be read is not ignored, since others would then be
+/// trusted: pushes fail until it can.
+fn certificate(env: &dyn Env, name: &str) -> Option<PathBuf> {
+    let path = PathBuf::from(set(env, name)?);
+    if let Err(error) = std::fs::File::open(&path) {
+        tracing::warn!("{name}={path:?}: expected a file of PEM certificates: {error}");
+    }
+    Some(path)
+}
+
+fn parse_url(url: &str) -> Result<Uri, String> {
     let uri: Uri = url.parse().map_err(|e| format!("parse {url:?}: {e}"))?;
     if !matches!(uri.scheme_str(), Some("http" | "https")) || uri.host().is_none_or(str::is_empty) {
         return Err(format!("parse {url:?}: expected an http or https URL"));
     }
-    Ok(Collector {
-        transport,
-        url: with_path(&uri, transport, &path, base)?,
-        headers: own("HEADERS").map(|h| parse_headers(&h)).unwrap_or_default(),
-        ca: own("CERTIFICATE").map(PathBuf::from),
-        timeout: own("TIMEOUT")
-            .and_then(|t| t.trim().parse().ok().filter(|t| *t > 0).map(Duration::from_millis))
-            .unwrap_or(DEFAULT_PUSH_TIMEOUT),
-    })
+    Ok(uri)
 }
 
 /// A name with a port looks like a scheme to Go's URL parser, which then makes it `https`; an address with a port is
@@ -113,29 +132,4 @@ fn with_path(uri: &Uri, transport: Transport, signal: &str, base: bool) -> Resul
     let mut parts = uri.clone().into_parts();
     parts.path_and_query = Some(path.parse().map_err(|e| format!("path {path:?}: {e}"))?);
     Uri::from_parts(parts).map_err(|e| e.to_string())
-}
-
-/// `a=b,c=d`, values percent-encoded; what does not parse is left out, as the SDK does.
-fn parse_headers(text: &str) -> Vec<(String, String)> {
-    let pair = |part: &str| {
-        let (name, value) = part.split_once('=')?;
-        Some((name.trim().to_ascii_lowercase(), percent_decode(value.trim())?))
-    };
-    text.split(',').filter_map(pair).filter(|(name, _)| !name.is_empty()).collect()
-}
-
-/// Undoes percent-encoding; nothing if it is broken or not UTF-8.
-pub fn percent_decode(text: &str) -> Option<String> {
-    let mut out = Vec::with_capacity(text.len());
-    let mut bytes = text.bytes();
-    while let Some(byte) = bytes.next() {
-        if byte == b'%' {
-            let digit = |b: u8| char::from(b).to_digit(16);
-            let (high, low) = (digit(bytes.next()?)?, digit(bytes.next()?)?);
-            out.push(u8::try_from(high * 16 + low).ok()?);
-        } else {
-            out.push(byte);
-        }
-    }
-    String::from_utf8(out).ok()
 }

@@ -53,17 +53,23 @@ pub(super) fn prometheus(endpoint: &str, env: &dyn Env) -> Result<Prometheus, St
         })?;
     }
     host = set(env, "METRICS_PROMETHEUS_HOST").unwrap_or(host);
-    port = set(env, "METRICS_PROMETHEUS_PORT").unwrap_or(port);
+    let own = set(env, "METRICS_PROMETHEUS_PORT");
+    let named = match &own {
+        Some(port) => format!("METRICS_PROMETHEUS_PORT={port:?}"),
+        None => format!("endpoint={endpoint:?}"),
+    };
+    port = own.unwrap_or(port);
     let server = |why: String| format!("create prometheus metrics server: {why}");
+    let refused = |why: String| server(format!("{why} ({named}: expected a port from 1024 to 65535)"));
     let number: u16 = port.parse().map_err(|_| {
         let digits = !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit());
         let why = if digits { "value out of range" } else { "invalid syntax" };
-        server(format!(
+        refused(format!(
             "prometheus port {port:?} could not be parsed as a port number: strconv.ParseUint: parsing {port:?}: {why}"
         ))
     })?;
     if number < 1024 {
-        return Err(server(format!("prometheus port {number}, should be between 1024 and 65535")));
+        return Err(refused(format!("prometheus port {number}, should be between 1024 and 65535")));
     }
     Ok(Prometheus { host, port: number, tls: prometheus_tls(env).map_err(server)? })
 }
@@ -87,7 +93,10 @@ fn prometheus_tls(env: &dyn Env) -> Result<Option<PrometheusTls>, String> {
             return Err(format!("{AUTH} and {CA} require TLS to be enabled ({CERT} and {KEY} must be set)"));
         }
         (None, None) => return Ok(None),
-        _ => return Err(format!("both {CERT} and {KEY} must be set or neither")),
+        (cert, key) => {
+            let (cert, key) = (cert.unwrap_or_default(), key.unwrap_or_default());
+            return Err(format!("both {CERT} and {KEY} must be set or neither ({CERT}={cert:?}, {KEY}={key:?})"));
+        }
     };
     match (client_auth, &client_ca) {
         (ClientAuth::None, Some(_)) => Err(format!("{CA} is set but {AUTH} is {auth:?}")),

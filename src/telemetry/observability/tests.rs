@@ -141,6 +141,32 @@ fn given_a_collector_when_variables_set_its_details_then_they_count() {
     assert_eq!((to.timeout, every), (Duration::from_millis(2500), Duration::from_millis(700)));
 }
 
+/// OpenTelemetry: a value that can't be used counts as unset. What the log says is tested with the real binary.
+#[test]
+fn given_variables_that_cannot_be_used_when_parsed_then_the_configuration_is_in_force() {
+    let json = r#"{"requestMetrics":{"protocol":"grpc","endpoint":"http://otel:4317","exportInterval":2000000000},
+        "tracing":{"protocol":"grpc","endpoint":"http://otel:4317","samplingRate":0.5}}"#;
+    let env = [
+        ("OTEL_METRIC_EXPORT_INTERVAL", "60s"),
+        ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "10.0.0.1:4317"),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "0"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "a b=c,x=new%0Aline,ok=1"),
+        ("OTEL_TRACES_SAMPLER", "jaeger_remote"),
+        ("OTEL_TRACES_SAMPLER_ARG", "endpoint=http://localhost:14250"),
+    ];
+
+    let observability = parse(json, &env).unwrap();
+
+    let MetricsExport::Push { to, every } = observability.metrics else { panic!("not pushed") };
+    assert_eq!((to.url.to_string().as_str(), every), ("http://otel:4317/", Duration::from_secs(2)));
+    assert_eq!((to.timeout, to.headers), (Duration::from_secs(10), vec![("ok".into(), "1".into())]));
+    assert_eq!(observability.sampler, Sampler::Parent(0.5));
+    for share in ["-0.5", "1.5", "NaN", "half"] {
+        let env = [("OTEL_TRACES_SAMPLER", "traceidratio"), ("OTEL_TRACES_SAMPLER_ARG", share)];
+        assert_eq!(parse(json, &env).unwrap().sampler, Sampler::Ratio(1.0), "{share}");
+    }
+}
+
 #[test]
 fn when_sampling_is_set_then_variables_win_over_the_rate() {
     let sampler = |rate: &str, env: &[(&str, &str)]| {
