@@ -182,33 +182,6 @@ fn given_no_certificate_at_start_when_it_arrives_then_the_activator_becomes_read
     assert!(serial(&world, activator.https()).is_some());
 }
 
-/// B1: TLS is switched on and off while requests pass, without a restart and without a lost request.
-#[test]
-fn given_load_when_tls_is_switched_on_and_off_then_no_request_is_lost() {
-    let world = World::new(true);
-    world.create(world.revision());
-    world.set_tls(false);
-    let mut activator = Activator::of(world.builder(), false);
-    let pod = world.pod();
-    world.endpoints(&[pod.ip], &[]);
-    assert_eq!(activator.get().status(), 200);
-    let now = |activator: &Activator, how: &str| {
-        let mut lines = activator.process.log.lines(|line| line.contains("Pods are addressed"));
-        lines.pop().is_some_and(|line| line.contains(how))
-    };
-    for (on, how) in [(true, "over TLS"), (false, "in plaintext"), (true, "over TLS")] {
-        world.set_tls(on);
-        eventually(how, || {
-            assert_eq!(activator.get().status(), 200);
-            now(&activator, how)
-        });
-        for _ in 0..20 {
-            assert_eq!(activator.get().status(), 200, "{how}");
-        }
-    }
-    assert!(serial(&world, activator.https()).is_some());
-}
-
 /// B1: the TLS port closes when TLS is switched off.
 #[test]
 fn given_tls_is_switched_off_when_it_is_noticed_then_the_port_closes() {

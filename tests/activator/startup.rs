@@ -1,7 +1,8 @@
 //! Sections 1, 2, 9 and 10: environment, the API, the order of the start, config maps.
 use std::time::Duration;
 
-use super::world::{Activator, NAMESPACE, REVISION, SYSTEM, World};
+use super::world::{Activator, NAMESPACE, REVISION, SYSTEM, World, free_ip};
+use crate::support::app::App;
 use crate::support::objects::{config_map, private_endpoints, public_endpoints};
 use crate::support::wait::eventually;
 
@@ -172,6 +173,17 @@ fn given_pods_that_cannot_be_reached_when_the_cluster_ip_answers_then_requests_g
     let activator = world.start();
     assert_eq!(activator.get().status(), 200);
     assert_eq!(behind.app.seen().len(), 1);
+
+    // A3: and back by itself, with nothing to tell of it but the pod's own answer.
+    let ip = free_ip();
+    world.endpoints(&[ip], &[]);
+    assert_eq!(activator.get().status(), 200);
+    assert_eq!(behind.app.seen().len(), 2);
+    let pod = world.pod_at(ip, NAMESPACE, App::ok(), |builder| builder);
+    eventually("the pod is used", || {
+        assert_eq!(activator.get().status(), 200);
+        !pod.app.seen().is_empty()
+    });
 }
 
 /// 10: the level changes while it runs.
