@@ -1,11 +1,11 @@
 //! The application behind the proxies: cheap, so that the CPU that it shares with the load is left to the load.
 //!
-//! HTTP/1.1 is answered by hand: `GET /big` with [`BIG`] bytes, everything else with a line, once the request's body has
-//! come in. HTTP/2 with prior knowledge goes to hyper.
+//! HTTP/1.1 is answered by hand: `GET /big` with [`BIG`] bytes, an activator's probe as a queue answers it, everything
+//! else with a line, once the request's body has come in. HTTP/2 with prior knowledge, or over TLS, goes to hyper.
 
 use std::convert::Infallible;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -13,14 +13,17 @@ use bytes::Bytes;
 use http_body::Frame;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
 
 /// Bytes of a large body.
 pub(crate) const BIG: usize = 10 * 1024 * 1024;
 
 const GREETING: &[u8] = b"hello knative\n";
 const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 14\r\n\r\nhello knative\n";
+const OTHER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 6\r\n\r\nother\n";
+const PROBED: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nqueue";
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n";
 const PIECE: usize = 64 * 1024;
 
@@ -40,8 +43,27 @@ pub(crate) struct App {
 }
 
 impl App {
+    /// On a free port of 127.0.0.1, in plaintext.
     pub(crate) fn start() -> io::Result<Self> {
-        let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        Self::listen((Ipv4Addr::LOCALHOST, 0).into(), None)
+    }
+
+    /// Lengths of answers.
+    pub(crate) const GREETING_LENGTH: usize = GREETING.len();
+    pub(crate) const OTHER_LENGTH: usize = 6;
+
+    /// Another one, to be told from the first by the length of its answers.
+    pub(crate) fn other() -> io::Result<Self> {
+        Self::answering((Ipv4Addr::LOCALHOST, 0).into(), None, OTHER)
+    }
+
+    /// On any address; over TLS with `tls`.
+    pub(crate) fn listen(address: SocketAddr, tls: Option<TlsAcceptor>) -> io::Result<Self> {
+        Self::answering(address, tls, ANSWER)
+    }
+
+    fn answering(address: SocketAddr, tls: Option<TlsAcceptor>, answer: &'static [u8]) -> io::Result<Self> {
+        let listener = std::net::TcpListener::bind(address)?;
         listener.set_nonblocking(true)?;
         let port = listener.local_addr()?.port();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -50,7 +72,8 @@ impl App {
                 let listener = TcpListener::from_std(listener).unwrap();
                 loop {
                     if let Ok((socket, _)) = listener.accept().await {
-                        tokio::task::spawn_local(serve(socket));
+                        let _ = socket.set_nodelay(true);
+                        tokio::task::spawn_local(serve(socket, tls.clone(), answer));
                     }
                 }
             });
@@ -63,32 +86,42 @@ impl App {
     }
 }
 
-async fn serve(mut socket: TcpStream) {
-    let _ = socket.set_nodelay(true);
-    let mut start = [0; PREFACE.len()];
-    while let Ok(count) = socket.peek(&mut start).await {
-        if count > 0 && start[..count] != PREFACE[..count] {
-            let _ = http1(&mut socket).await;
-            return;
-        }
-        if count == PREFACE.len() {
-            let mut server = hyper::server::conn::http2::Builder::new(LocalExecutor);
-            server.max_concurrent_streams(1000);
-            let answer = service_fn(|_| async { Ok::<_, Infallible>(http::Response::new(Whole::new(GREETING))) });
-            let _ = server.serve_connection(TokioIo::new(socket), answer).await;
-            return;
-        }
-        if count == 0 {
-            return;
-        }
-        tokio::task::yield_now().await;
+async fn serve(socket: TcpStream, tls: Option<TlsAcceptor>, answer: &'static [u8]) -> io::Result<()> {
+    match tls {
+        None => sniff(socket, answer).await,
+        Some(tls) => sniff(tls.accept(socket).await?, answer).await,
     }
 }
 
-async fn http1(socket: &mut TcpStream) -> io::Result<()> {
+/// Tells HTTP/2 with prior knowledge from HTTP/1.1, as a queue does; ALPN says nothing where callers offer none.
+async fn sniff(mut socket: impl AsyncRead + AsyncWrite + Unpin + 'static, answer: &'static [u8]) -> io::Result<()> {
+    let mut start = Vec::new();
+    while start.len() < PREFACE.len() && PREFACE.starts_with(&start) {
+        if socket.read_buf(&mut start).await? == 0 {
+            return Ok(());
+        }
+    }
+    if !start.starts_with(PREFACE) {
+        return http1(&mut socket, &start, answer).await;
+    }
+    let (read, write) = tokio::io::split(socket);
+    http2(tokio::io::join(io::Cursor::new(start).chain(read), write)).await;
+    Ok(())
+}
+
+async fn http2(socket: impl AsyncRead + AsyncWrite + Unpin + 'static) {
+    let mut server = hyper::server::conn::http2::Builder::new(LocalExecutor);
+    server.max_concurrent_streams(1000);
+    let answer = service_fn(|_| async { Ok::<_, Infallible>(http::Response::new(Whole::new(GREETING))) });
+    let _ = server.serve_connection(TokioIo::new(socket), answer).await;
+}
+
+/// `start` is what has been read.
+async fn http1(socket: &mut (impl AsyncRead + AsyncWrite + Unpin), start: &[u8], answer: &[u8]) -> io::Result<()> {
     let piece = vec![b'x'; PIECE];
     let mut buffer = vec![0; PIECE];
-    let mut filled = 0;
+    buffer[..start.len()].copy_from_slice(start);
+    let mut filled = start.len();
     loop {
         let Some(head) = buffer[..filled].windows(4).position(|end| end == b"\r\n\r\n").map(|at| at + 4) else {
             let read = socket.read(&mut buffer[filled..]).await?;
@@ -99,6 +132,8 @@ async fn http1(socket: &mut TcpStream) -> io::Result<()> {
             continue;
         };
         let big = buffer.starts_with(b"GET /big");
+        // The path of probes; no request of the load has it.
+        let probe = buffer.starts_with(b"GET /healthz");
         let length = content_length(&buffer[..head]).unwrap_or(0);
         let here = length.min(filled - head);
         buffer.copy_within(head + here..filled, 0);
@@ -118,8 +153,10 @@ async fn http1(socket: &mut TcpStream) -> io::Result<()> {
                 socket.write_all(&piece).await?;
             }
         } else {
-            socket.write_all(ANSWER).await?;
+            socket.write_all(if probe { PROBED } else { answer }).await?;
         }
+        // TLS may hold back what it could not write at once.
+        socket.flush().await?;
     }
 }
 

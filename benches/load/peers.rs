@@ -5,19 +5,26 @@ use std::io;
 use std::path::Path;
 use std::process::Command;
 
-use crate::client::certificates;
+use crate::client::{Ask, certificates};
 use crate::contender::{Contender, Ports, free_ports};
 
 /// The version line that a program prints; nothing if it is not installed.
-fn version(program: &str) -> Option<String> {
-    let output = Command::new(program).arg("-v").output().ok()?;
+pub(crate) fn version(program: &str, option: &str) -> Option<String> {
+    let output = Command::new(program).arg(option).output().ok()?;
     let text = if output.stdout.is_empty() { output.stderr } else { output.stdout };
-    Some(String::from_utf8_lossy(&text).lines().next().unwrap_or_default().trim().to_owned())
+    Some(
+        String::from_utf8_lossy(&text)
+            .lines()
+            .find(|line| !line.trim().is_empty())
+            .unwrap_or_default()
+            .trim()
+            .to_owned(),
+    )
 }
 
 /// nginx. It has no HTTP/2 towards the application.
 pub(crate) fn nginx(dir: &Path, app: u16) -> io::Result<Option<Contender>> {
-    let Some(about) = version("nginx") else {
+    let Some(about) = version("nginx", "-v") else {
         println!("nginx is not installed: left out");
         return Ok(None);
     };
@@ -56,7 +63,7 @@ http {{
 
 /// HAProxy.
 pub(crate) fn haproxy(dir: &Path, app: u16) -> io::Result<Option<Contender>> {
-    let Some(about) = version("haproxy") else {
+    let Some(about) = version("haproxy", "-v") else {
         println!("HAProxy is not installed: left out");
         return Ok(None);
     };
@@ -97,13 +104,14 @@ backend h2
     Ok(Some(contender("HAProxy", about, &command, Ports { plain, tls, h2: Some(h2) }, dir)))
 }
 
-fn contender(name: &str, about: String, command: &[&str], ports: Ports, dir: &Path) -> Contender {
+pub(crate) fn contender(name: &str, about: String, command: &[&str], ports: Ports, dir: &Path) -> Contender {
     Contender {
         name: name.to_owned(),
         about,
         command: command.iter().map(|part| (*part).to_owned()).collect(),
         env: Vec::new(),
         ports,
+        ask: Ask::Plain,
         log: dir.join(format!("{name}.log")),
     }
 }
