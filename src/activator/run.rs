@@ -114,8 +114,14 @@ async fn start<E: Env + Clone + 'static>(config: Config, env: &E, flags: &Flags)
     let exported: Arc<dyn registry::Source> = metrics.clone();
     let exports = export::start(&observed, &exported, tracer.clone(), &control_stopped);
     if let MetricsExport::Prometheus(export) = &observed.metrics {
-        scrape::start(export, config.metrics_tls.policy(scrape::PREFIX), exported, control_stopped.clone())
-            .map_err(|e| Fatal::new("Failed to setup meter provider", e))?;
+        scrape::start(
+            export,
+            config.metrics_tls.policy(scrape::PREFIX),
+            exported,
+            crate::http::limits::HEADER_TIME,
+            control_stopped.clone(),
+        )
+        .map_err(|e| Fatal::new("Failed to setup meter provider", e))?;
     }
 
     let (identity, trust) = (identity::Store::new(), trust::Store::new());
@@ -275,6 +281,7 @@ fn pool_settings(config: &Config, workers: usize) -> pools::Settings {
             idle: share(config.max_idle_per_host),
             idle_time: config.own.upstream_idle_timeout,
             header_lines: config.own.max_headers as usize,
+            header_bytes: crate::http::limits::HEADER_BYTES.max(config.own.max_header_bytes as usize),
         },
         idle: share(config.max_idle),
         connect: config.own.connect_timeout,

@@ -1,5 +1,9 @@
 //! Small HTTP/1.1 servers of the control side: admin, statistics, metrics.
+//!
+//! As with Go's server there is a limit for the head of a request, and none for a connection that is idle between two:
+//! Prometheus and the autoscaler come back on theirs. hyper's own limit would count from the end of the last answer.
 
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
@@ -7,17 +11,20 @@ use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::AsyncWriteExt as _;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::http::body::Body;
+use crate::http::cause;
 use crate::telemetry::log::Throttle;
 use crate::tls;
 
@@ -41,8 +48,6 @@ pub enum Speaks {
     Tls(TlsNow),
 }
 
-/// How long a header block may take (`ReadHeaderTimeout` in `pkg/queue/sharedmain`).
-const HEADER_TIME: Duration = Duration::from_secs(60);
 /// What Go's server says to who speaks plaintext to a TLS port.
 const NOT_TLS: &[u8] = b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n";
 /// One line a minute for each peer and reason of a handshake that failed.
@@ -83,8 +88,15 @@ fn listen(socket: TcpSocket, address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(4096)
 }
 
-/// Serves until `stop` turns true.
-pub async fn serve(socket: std::net::TcpListener, speaks: Speaks, handler: Handler, mut stop: watch::Receiver<bool>) {
+/// Serves until `stop` turns true. `header_time` is how long a handshake, and the head of a request, may take
+/// ([`crate::http::limits::HEADER_TIME`] by default).
+pub async fn serve(
+    socket: std::net::TcpListener,
+    speaks: Speaks,
+    handler: Handler,
+    header_time: Duration,
+    mut stop: watch::Receiver<bool>,
+) {
     let listener = match TcpListener::from_std(socket) {
         Ok(listener) => listener,
         Err(error) => return tracing::error!(%error, "a listener could not be registered"),
@@ -97,16 +109,16 @@ pub async fn serve(socket: std::net::TcpListener, speaks: Speaks, handler: Handl
         };
         match taken {
             Ok((stream, peer)) => {
-                tokio::task::spawn_local(connection(stream, peer, speaks.clone(), handler.clone()));
+                tokio::task::spawn_local(connection(stream, peer, speaks.clone(), handler.clone(), header_time));
             }
             Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
         }
     }
 }
 
-async fn connection(mut stream: TcpStream, peer: SocketAddr, speaks: Speaks, handler: Handler) {
+async fn connection(mut stream: TcpStream, peer: SocketAddr, speaks: Speaks, handler: Handler, header_time: Duration) {
     let mut first = [0];
-    let peek = tokio::time::timeout(HEADER_TIME, stream.peek(&mut first)).await;
+    let peek = tokio::time::timeout(header_time, stream.peek(&mut first)).await;
     if !matches!(peek, Ok(Ok(1))) {
         return;
     }
@@ -125,10 +137,10 @@ async fn connection(mut stream: TcpStream, peer: SocketAddr, speaks: Speaks, han
             None => return,
         },
     };
-    let Some(config) = config else { return http(TokioIo::new(stream), peer, handler).await };
+    let Some(config) = config else { return http(stream, peer, handler, header_time).await };
     let accept = tokio_rustls::TlsAcceptor::from(config).accept(stream);
-    match tokio::time::timeout(HEADER_TIME, accept).await {
-        Ok(Ok(stream)) => http(TokioIo::new(stream), peer, handler).await,
+    match tokio::time::timeout(header_time, accept).await {
+        Ok(Ok(stream)) => http(stream, peer, handler, header_time).await,
         Ok(Err(error)) if FAILURES.allows(&format!("{} {error}", peer.ip())) => {
             let error = tls::error::Error::from_io(&error);
             tracing::info!(cause = error.token(), "http: TLS handshake error from {peer}: {error}");
@@ -137,14 +149,71 @@ async fn connection(mut stream: TcpStream, peer: SocketAddr, speaks: Speaks, han
     }
 }
 
-async fn http<I: hyper::rt::Read + hyper::rt::Write + Unpin>(io: I, peer: SocketAddr, handler: Handler) {
+async fn http<I: AsyncRead + AsyncWrite + Unpin>(io: I, peer: SocketAddr, handler: Handler, header_time: Duration) {
+    let head = Rc::new(Head { since: Cell::new(Some(Instant::now())), answering: Cell::new(false) });
+    let of = head.clone();
     let service = service_fn(move |request| {
-        let answer = handler(request, peer);
-        async move { Ok::<_, Infallible>(answer.await) }
+        of.since.set(None);
+        of.answering.set(true);
+        let (answer, of) = (handler(request, peer), of.clone());
+        async move {
+            let mut answer = answer.await;
+            of.answering.set(false);
+            cause::name(&mut answer);
+            Ok::<_, Infallible>(answer)
+        }
     });
-    let connection =
-        http1::Builder::new().timer(TokioTimer::new()).header_read_timeout(HEADER_TIME).serve_connection(io, service);
-    if let Err(error) = connection.await {
+    let io = TokioIo::new(Watched { io, head: head.clone() });
+    let mut connection = std::pin::pin!(http1::Builder::new().serve_connection(io, service));
+    let mut late = std::pin::pin!(tokio::time::sleep(header_time));
+    let end = std::future::poll_fn(|cx| {
+        if let Poll::Ready(end) = connection.as_mut().poll(cx) {
+            return Poll::Ready(end);
+        }
+        let Some(since) = head.since.get() else { return Poll::Pending };
+        if late.deadline() != since + header_time {
+            late.as_mut().reset(since + header_time);
+        }
+        late.as_mut().poll(cx).map(Ok)
+    });
+    if let Err(error) = end.await {
         tracing::debug!(%error, "a connection to the control side ended");
+    }
+}
+
+/// What is known of the head of the next request.
+struct Head {
+    /// Since when it has been coming in; the first one is awaited from the beginning.
+    since: Cell<Option<Instant>>,
+    answering: Cell<bool>,
+}
+
+/// A connection that notices when a head begins to come in.
+struct Watched<I> {
+    io: I,
+    head: Rc<Head>,
+}
+
+impl<I: AsyncRead + Unpin> AsyncRead for Watched<I> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let read = ready!(Pin::new(&mut self.io).poll_read(cx, buf));
+        let head = &self.head;
+        if buf.filled().len() > before && !head.answering.get() && head.since.get().is_none() {
+            head.since.set(Some(Instant::now()));
+        }
+        Poll::Ready(read)
+    }
+}
+
+impl<I: AsyncWrite + Unpin> AsyncWrite for Watched<I> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, bytes)
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
     }
 }

@@ -14,6 +14,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use flate2::{Compression, write::GzEncoder};
@@ -22,6 +23,7 @@ use tokio::sync::watch;
 
 use super::listener::{self, Handler, Response, Speaks};
 use crate::http::body::Body;
+use crate::http::limits;
 use crate::telemetry::observability::{self, Prometheus, PrometheusTls};
 use crate::telemetry::registry::{self, Source};
 use crate::tls::client_auth::{Allowed, ClientAuth};
@@ -31,7 +33,8 @@ use crate::tls::{identity, server, trust};
 /// Prefix of the variables of this port's TLS policy.
 pub const PREFIX: &str = "METRICS_PROMETHEUS_";
 
-/// Opens the port; when it or its certificate can't be used, the process goes on without.
+/// Opens the port; when it or its certificate can't be used, the process goes on without. `header_time` is how long the
+/// head of a request may take.
 ///
 /// # Errors
 /// Settings that can't be meant, in words: the meter provider can't be set up.
@@ -39,6 +42,7 @@ pub fn start(
     export: &Prometheus,
     policy: Result<Policy, PolicyError>,
     metrics: Arc<dyn Source>,
+    header_time: Duration,
     stop: watch::Receiver<bool>,
 ) -> Result<(), String> {
     let speaks = match export.tls.as_ref().map(|files| with_tls(files, policy)).transpose() {
@@ -54,7 +58,7 @@ pub fn start(
     };
     match listener::bind(address, export.port) {
         Ok(socket) => {
-            tokio::task::spawn_local(listener::serve(socket, speaks, handler(metrics), stop));
+            tokio::task::spawn_local(listener::serve(socket, speaks, handler(metrics), header_time, stop));
             Ok(())
         }
         Err(error) => unavailable(&listener::refusal(export.port, &error)),
@@ -234,7 +238,7 @@ pub fn profile(address: Option<std::net::IpAddr>, port: u16, stop: watch::Receiv
     let socket = listener::bind(address, port)?;
     let port = socket.local_addr().map_or(port, |address| address.port());
     tracing::info!("Starting server profile:{port}");
-    tokio::task::spawn_local(listener::serve(socket, Speaks::Plain, nothing(), stop));
+    tokio::task::spawn_local(listener::serve(socket, Speaks::Plain, nothing(), limits::HEADER_TIME, stop));
     Ok(())
 }
 

@@ -129,6 +129,7 @@ async fn start(config: Config, env: &dyn Env, flags: &Flags) -> Result<(), Fatal
                 idle: IDLE_PER_UPSTREAM,
                 idle_time: limits::UPSTREAM_IDLE,
                 header_lines: limits::HEADER_LINES,
+                header_bytes: limits::HEADER_BYTES,
             },
             idle: IDLE,
             connect: CONNECT,
@@ -151,7 +152,13 @@ async fn start(config: Config, env: &dyn Env, flags: &Flags) -> Result<(), Fatal
         .map_err(|error| cannot_listen("LOCKKEEPER_ADMIN_PORT", config.listen_address, config.ports.admin, &error))?;
     tracing::info!("Starting http server admin:{}", port(&admin));
     let handler = admin::handler(live.clone(), counts, drain.clone(), source.activity().clone());
-    tokio::task::spawn_local(listener::serve(admin, listener::Speaks::Plain, handler, stopped.clone()));
+    tokio::task::spawn_local(listener::serve(
+        admin,
+        listener::Speaks::Plain,
+        handler,
+        crate::http::limits::HEADER_TIME,
+        stopped.clone(),
+    ));
     // Whoever has something to send at the end holds a copy of `last_words`.
     let (last_words, mut all_said) = tokio::sync::mpsc::channel::<()>(1);
 

@@ -14,9 +14,10 @@ use smallvec::SmallVec;
 
 use super::call::Call;
 use super::entrance::UnderWay;
-use super::inbound::{Broken, Inbound, Received};
+use super::inbound::{Ahead, Broken, Inbound, Received};
 use super::limits;
-use super::upstream::{Counted, Lease};
+use super::upstream::Lease;
+use super::wire::Counted;
 use crate::worker::clock;
 
 /// How a response's body ended.
@@ -292,6 +293,10 @@ pub struct Outbound {
     incoming: Inbound,
     call: Rc<Call>,
     wait: Option<Pin<Box<tokio::time::Sleep>>>,
+    /// What was read is kept.
+    keeps: bool,
+    kept: Vec<Bytes>,
+    kept_bytes: usize,
 }
 
 impl Outbound {
@@ -302,7 +307,7 @@ impl Outbound {
         call.go_ahead.set(!expects);
         call.request_ended.set(incoming.is_end_stream());
         let wait = expects.then(|| Box::pin(tokio::time::sleep(limits::CONTINUE_WAIT)));
-        Self { incoming, call, wait }
+        Self { incoming, call, wait, keeps: false, kept: Vec::new(), kept_bytes: 0 }
     }
 }
 
@@ -310,7 +315,49 @@ impl Outbound {
     /// No body, for a request whose body has ended already.
     #[must_use]
     pub fn none(call: Rc<Call>) -> Self {
-        Self { incoming: Inbound::None, call, wait: None }
+        Self { incoming: Inbound::None, call, wait: None, keeps: false, kept: Vec::new(), kept_bytes: 0 }
+    }
+
+    /// From now on what is read is kept for [`Self::rewound`], until something follows the first
+    /// [`limits::REPLAY_BYTES`].
+    pub fn keep(&mut self) {
+        self.keeps = true;
+    }
+
+    /// The body from its beginning on; none if not all of that was kept.
+    #[must_use]
+    pub fn rewound(mut self) -> Option<Self> {
+        if !self.keeps && !self.is_nothing() {
+            return None;
+        }
+        if !self.kept.is_empty() {
+            let read = self.kept.drain(..).map(Frame::data).collect();
+            let rest = std::mem::replace(&mut self.incoming, Inbound::None);
+            self.incoming = Inbound::Ahead(Box::new(Ahead { read, rest }));
+            self.call.request_bytes.set(self.call.request_bytes.get().saturating_sub(self.kept_bytes as u64));
+            self.kept_bytes = 0;
+        }
+        Some(self)
+    }
+
+    fn is_nothing(&self) -> bool {
+        matches!(self.incoming, Inbound::None)
+    }
+
+    fn kept(&mut self, frame: &Frame<Bytes>) {
+        match frame.data_ref() {
+            Some(data) if self.kept_bytes <= limits::REPLAY_BYTES => {
+                self.kept_bytes += data.len();
+                self.kept.push(data.clone());
+            }
+            // Too much, or trailers, which are rare in requests.
+            _ => self.forget(),
+        }
+    }
+
+    /// Keeps nothing any more.
+    pub fn forget(&mut self) {
+        (self.keeps, self.kept) = (false, Vec::new());
     }
 }
 
@@ -330,6 +377,9 @@ impl http_body::Body for Outbound {
         let frame = std::task::ready!(Pin::new(&mut this.incoming).poll_frame(cx));
         match &frame {
             Some(Ok(frame)) => {
+                if this.keeps {
+                    this.kept(frame);
+                }
                 if let Some(data) = frame.data_ref() {
                     this.call.request_bytes.set(this.call.request_bytes.get() + data.len() as u64);
                 }

@@ -20,6 +20,19 @@ use crate::worker::PortId;
 /// The upstream half of an upgrade, and once its answer is on its way what was tied to that and whether it is a WebSocket.
 pub type Upgrade = (Ready, Option<(Watches, bool)>);
 
+/// Whose turn it is on an HTTP/1.1 connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// The caller's: there is nothing to answer. What hyper writes now is its own answer to what it could not read.
+    Caller,
+    /// A request is being answered.
+    Answer,
+    /// The answer is complete, but maybe not written yet.
+    Rest,
+    /// Nobody's: it is not HTTP any more.
+    Tunnel,
+}
+
 /// One downstream connection, shared by its requests.
 pub struct Connection {
     /// The caller's address.
@@ -38,6 +51,10 @@ pub struct Connection {
     pub head: Head,
     /// The server name of the caller's TLS hello, in lower case.
     pub server_name: OnceCell<Box<str>>,
+    /// Whose turn it is to speak (HTTP/1.1 only).
+    pub turn: Cell<Turn>,
+    /// The status of an answer that hyper made by itself and that was held back: to what it could not read (HTTP/1.1 only).
+    pub unread: Cell<Option<StatusCode>>,
     /// The last look found nothing to read, and nothing waits to be written.
     pub quiet: Cell<bool>,
     /// Interim responses and trailers on their way to the caller (HTTP/1.1 only).
@@ -67,6 +84,8 @@ impl Connection {
             h2: Cell::new(false),
             head: Head::default(),
             server_name: OnceCell::new(),
+            turn: Cell::new(Turn::Caller),
+            unread: Cell::new(None),
             quiet: Cell::new(false),
             interim: Rc::default(),
             chunks: Cell::new(false),

@@ -16,6 +16,19 @@ use crate::tls;
 /// Names the cause in a response that lockkeeper made itself.
 pub const CAUSE_HEADER: HeaderName = HeaderName::from_static("x-lockkeeper-cause");
 
+/// Names the cause in an error of the control side's servers, unless it has one.
+pub fn name<B>(response: &mut http::Response<B>) {
+    let token = match response.status() {
+        StatusCode::BAD_REQUEST => "bad_request",
+        StatusCode::FORBIDDEN => "forbidden",
+        StatusCode::NOT_FOUND => "not_found",
+        StatusCode::METHOD_NOT_ALLOWED => "method_not_allowed",
+        StatusCode::SERVICE_UNAVAILABLE => "not_ready",
+        _ => return,
+    };
+    response.headers_mut().entry(CAUSE_HEADER).or_insert(HeaderValue::from_static(token));
+}
+
 /// One variant, one token, one status.
 #[derive(Debug, thiserror::Error)]
 pub enum Cause {
@@ -25,6 +38,9 @@ pub enum Cause {
     /// The request is not one that a proxy can send on.
     #[error("bad request: {0}")]
     BadRequest(&'static str),
+    /// What came is not HTTP/1.1, or too large.
+    #[error("{0}")]
+    Unreadable(StatusCode),
     /// The request's body could not be read.
     #[error("the request's body could not be read")]
     RequestBody(#[source] Broken),
@@ -70,6 +86,9 @@ pub enum Cause {
     /// The application answered with something that is not HTTP, or not allowed.
     #[error("the application's response is malformed")]
     UpstreamMalformed(#[source] Option<Fault>),
+    /// The application's response has a head with more lines or bytes than are taken; which of them, and whose limit it is.
+    #[error("the head of the application's response has too many {0}")]
+    UpstreamHead(&'static str),
     /// The application switched to a protocol that was not asked for.
     #[error("the application switched to a protocol that was not asked for")]
     UpstreamSwitch,
@@ -135,6 +154,7 @@ impl Cause {
             // nginx's number; never sent, only logged and counted.
             Self::CallerLeft => StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST),
             Self::BadRequest(_) => StatusCode::BAD_REQUEST,
+            Self::Unreadable(status) => *status,
             Self::PlaintextRefused => StatusCode::FORBIDDEN,
             Self::Expectation => StatusCode::EXPECTATION_FAILED,
             Self::Coding => StatusCode::NOT_IMPLEMENTED,
@@ -146,6 +166,7 @@ impl Cause {
             | Self::UpstreamEof
             | Self::UpstreamReset(_)
             | Self::UpstreamMalformed(_)
+            | Self::UpstreamHead(_)
             | Self::UpstreamSwitch => StatusCode::BAD_GATEWAY,
             Self::QueueFull | Self::Draining | Self::NotReady | Self::Overload { .. } => {
                 StatusCode::SERVICE_UNAVAILABLE
@@ -164,7 +185,7 @@ impl Cause {
     pub fn token(&self) -> &'static str {
         match self {
             Self::CallerLeft => "caller_left",
-            Self::BadRequest(_) => "bad_request",
+            Self::BadRequest(_) | Self::Unreadable(_) => "bad_request",
             Self::RequestBody(_) => "request_body",
             Self::Expectation => "expectation",
             Self::Coding => "transfer_coding",
@@ -180,6 +201,7 @@ impl Cause {
             Self::UpstreamEof => "upstream_eof",
             Self::UpstreamReset(_) => "upstream_reset",
             Self::UpstreamMalformed(_) => "upstream_malformed",
+            Self::UpstreamHead(_) => "upstream_head_too_large",
             Self::UpstreamSwitch => "upstream_switch",
             Self::Timeout { timer: Timer::Total, .. } => "timeout_total",
             Self::Timeout { timer: Timer::Start, .. } => "timeout_start",
@@ -226,6 +248,20 @@ impl Cause {
     #[must_use]
     pub fn length(&self, call: &Call) -> u64 {
         if self.is_for_grpc(call) || matches!(self, Self::CallerLeft) { 0 } else { self.text().len() as u64 }
+    }
+
+    /// The answer to what was no request at all, as bytes; the connection ends with it (HTTP/1.1 only).
+    #[must_use]
+    pub fn respond_unread(&self) -> Vec<u8> {
+        let (status, token, text) = (self.status(), self.token(), self.text());
+        let (name, date) = (CAUSE_HEADER, super::date::now());
+        format!(
+            "HTTP/1.1 {status}\r\nContent-Type: text/plain; charset=utf-8\r\nX-Content-Type-Options: nosniff\r\n\
+             {name}: {token}\r\nConnection: close\r\nContent-Length: {}\r\nDate: {}\r\n\r\n{text}",
+            text.len(),
+            date.to_str().unwrap_or_default(),
+        )
+        .into_bytes()
     }
 
     /// The answer to the caller. Text and type are Go's where callers see them.

@@ -218,6 +218,17 @@ pub enum Socket {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
+impl Socket {
+    /// Whether the peer has reset the connection, as far as is known by now. Over TLS that is not looked at.
+    #[must_use]
+    pub fn was_reset(&self) -> bool {
+        match self {
+            Self::Plain(socket) => matches!(socket.take_error(), Ok(Some(_)) | Err(_)),
+            Self::Tls(_) => false,
+        }
+    }
+}
+
 impl AsyncRead for Socket {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match &mut *self {

@@ -12,7 +12,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
 use hyper::body::Incoming;
 
 use super::body::{Aborted, Body};
-use super::call::{Call, Connection};
+use super::call::{Call, Connection, Turn};
 use super::cause::Cause;
 use super::guide::{Connections, Guide};
 use super::h2_tunnel::{self, Asked};
@@ -92,6 +92,7 @@ pub struct UnderWay {
 impl UnderWay {
     fn new(guide: Rc<Guide>, info: Rc<Connection>) -> Self {
         guide.begin();
+        info.turn.set(Turn::Answer);
         Self { guide, info }
     }
 
@@ -112,6 +113,9 @@ impl Drop for UnderWay {
     fn drop(&mut self) {
         if self.guide.end() && !self.info.h2.get() {
             self.info.head.begin();
+            if self.info.turn.get() == Turn::Answer {
+                self.info.turn.set(Turn::Rest);
+            }
         }
     }
 }

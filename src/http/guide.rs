@@ -44,8 +44,11 @@ pub struct Guide {
     order: Cell<Order>,
     /// Since when a header block has been awaited; none while a request or its response is under way.
     awaiting: Cell<Option<Instant>>,
-    /// Whether a request was answered: from then on, waiting for the next one has no limit.
+    /// Whether a request was answered: from then on, waiting for the next one has no limit until its head begins to come.
     served: Cell<bool>,
+    /// When a sweep first saw that a head is coming in, and what was awaited then, by its time.
+    coming: Cell<Option<(Instant, Instant)>>,
+    info: Rc<Connection>,
     under_way: Cell<u32>,
     park: Cell<Park>,
     /// The last request that was answered before its body had come in whole (HTTP/1.1).
@@ -131,6 +134,19 @@ impl Guide {
             && self.early.borrow().as_ref().is_none_or(|call| call.request_ended.get())
     }
 
+    /// Since when the next head has been coming in, as far as is known `now`; none while nothing of it is there. Only
+    /// HTTP/1.1: there it is told from the rest of the last request's body.
+    fn head_comes(&self, awaited: Instant, now: Instant) -> Option<Instant> {
+        let early = self.early.borrow();
+        let ended = early.as_ref().is_none_or(|call| call.request_ended.get());
+        if !self.served.get() || self.info.h2.get() || !self.info.head.has_begun() || !ended {
+            return None;
+        }
+        let seen = self.coming.get().filter(|(of, _)| *of == awaited).map_or(now, |(_, seen)| seen);
+        self.coming.set(Some((awaited, seen)));
+        Some(seen)
+    }
+
     fn order(&self, order: Order) {
         if order > self.order.get() {
             self.order.set(order);
@@ -168,9 +184,12 @@ impl Connections {
         let mut soon = false;
         for (_, guide) in &*self.guides.borrow() {
             let Some(since) = guide.awaiting.get() else { continue };
-            guide.park_if(guide.served.get() && now.saturating_duration_since(since) > limits::PARK_AFTER);
-            soon |= guide.park.get() == Park::No;
-            let limit = if guide.served.get() { idle } else { Some(header_time) };
+            let coming = guide.head_comes(since, now);
+            let served = guide.served.get() && coming.is_none();
+            guide.park_if(served && now.saturating_duration_since(since) > limits::PARK_AFTER);
+            soon |= guide.park.get() == Park::No && coming.is_none();
+            let limit = if served { idle } else { Some(header_time) };
+            let since = coming.unwrap_or(since);
             if limit.is_some_and(|limit| now.saturating_duration_since(since) > limit) {
                 guide.order(Order::Leave);
             }
@@ -179,12 +198,14 @@ impl Connections {
     }
 
     /// A connection of this worker, until what is returned is dropped.
-    pub(super) fn enter(self: &Rc<Self>) -> Entered {
+    pub(super) fn enter(self: &Rc<Self>, info: Rc<Connection>) -> Entered {
         let guide = Rc::new(Guide {
             waker: RefCell::default(),
             order: Cell::new(Order::Serve),
             awaiting: Cell::new(Some(Instant::now())),
             served: Cell::new(false),
+            coming: Cell::new(None),
+            info,
             under_way: Cell::new(0),
             park: Cell::new(Park::No),
             early: RefCell::default(),
@@ -198,7 +219,7 @@ impl Connections {
 }
 
 /// Looks after the connections of a worker, for ever: ends those on which a first header block has been awaited for
-/// `header_time`, or nothing happened for `idle`, and lets idle ones give their buffers back. `upstreams` looks after what
+/// `header_time`, or a later one has been coming in for so long, or nothing happened for `idle`, and lets idle ones give their buffers back. `upstreams` looks after what
 /// else the worker holds, once a second.
 pub async fn housekeeping(
     connections: Rc<Connections>,

@@ -25,7 +25,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use super::body::Outbound;
 use super::h1_framing::{Chunk, Fault, Framing, decode, last_token, same_length};
 use super::inbound::Broken;
-use super::limits;
+use super::lines;
 use super::replay::Upstream;
 use super::spare;
 use super::trailers::{self, write_title_case};
@@ -57,6 +57,7 @@ impl From<Fault> for Failure {
 pub struct Http1 {
     io: Upstream,
     header_lines: usize,
+    header_bytes: usize,
     /// The request's bytes that are not written yet, from `written` on.
     out: Vec<u8>,
     written: usize,
@@ -81,12 +82,13 @@ thread_local! {
 }
 
 impl Http1 {
-    /// A fresh connection, whose responses have at most so many header lines.
+    /// A fresh connection, whose responses have heads of at most so many lines and bytes.
     #[must_use]
-    pub fn new(io: Upstream, header_lines: usize) -> Self {
+    pub fn new(io: Upstream, header_lines: usize, header_bytes: usize) -> Self {
         Self {
             io,
-            header_lines: header_lines.min(LINES),
+            header_lines: header_lines.min(lines::MOST),
+            header_bytes,
             out: Vec::new(),
             written: 0,
             flushed: true,
@@ -134,6 +136,21 @@ impl Http1 {
         out.extend_from_slice(b"\r\n");
         self.flushed = false;
         self.body = if ended { None } else { Some(body) };
+    }
+
+    /// Whether what was begun is, or may become, larger than `most` bytes.
+    #[must_use]
+    pub fn outgrows(&self, most: usize) -> bool {
+        let body = match self.outgoing {
+            Framing::Length(length) => usize::try_from(length).unwrap_or(usize::MAX),
+            Framing::Chunked(_) | Framing::Close => usize::MAX,
+        };
+        self.out.len().saturating_add(body) > most
+    }
+
+    /// Takes a fresh connection for what was begun, of which nothing is written yet.
+    pub fn renew(&mut self) {
+        self.io.renew();
     }
 
     /// The response's head, once it has come.
@@ -184,15 +201,22 @@ impl Http1 {
         let mut parsed = httparse::Response::new(&mut []);
         let mut config = httparse::ParserConfig::default();
         config.allow_obsolete_multiline_headers_in_responses(true);
-        let room = lines.get_mut(..self.header_lines).unwrap_or_default();
-        let length = match config.parse_response_with_uninit_headers(&mut parsed, bytes, room) {
+        let room = lines.get_mut(..self.header_lines.min(LINES)).unwrap_or_default();
+        let mut read = config.parse_response_with_uninit_headers(&mut parsed, bytes, room);
+        let mut many = Vec::new();
+        if read == Err(httparse::Error::TooManyHeaders) && self.header_lines > LINES {
+            many.resize_with(self.header_lines, MaybeUninit::uninit);
+            parsed = httparse::Response::new(&mut []);
+            read = config.parse_response_with_uninit_headers(&mut parsed, bytes, &mut many);
+        }
+        let length = match read {
             Ok(httparse::Status::Complete(length)) => length,
-            Ok(httparse::Status::Partial) if bytes.len() <= limits::HEADER_BYTES => {
+            Ok(httparse::Status::Partial) if bytes.len() <= self.header_bytes => {
                 self.input.extend_from_slice(bytes);
                 return Ok(None);
             }
-            Ok(httparse::Status::Partial) => return Err(Fault::Malformed("header block too large")),
-            Err(httparse::Error::TooManyHeaders) => return Err(Fault::Malformed("too many header lines")),
+            Ok(httparse::Status::Partial) => return Err(Fault::HeadTooLarge("bytes")),
+            Err(httparse::Error::TooManyHeaders) => return Err(Fault::HeadTooLarge("lines")),
             Err(_) => return Err(Fault::Malformed("not an HTTP response")),
         };
         let block = Bytes::copy_from_slice(bytes);

@@ -20,11 +20,16 @@ const KEEP: usize = 90;
 /// Lines that hyper takes.
 pub const HYPER: usize = 100;
 
+/// Lines of which a `HeaderMap` can hold all, whatever is set.
+pub const MOST: usize = 20_000;
+
 /// What the side that reads bytes and the one that gets heads from hyper know of each other.
 #[derive(Default)]
 pub struct Head {
     /// A head is awaited or coming in.
     awaited: Cell<bool>,
+    /// Something of it has come.
+    came: Cell<bool>,
     /// Which one.
     number: Cell<u32>,
     any: Cell<bool>,
@@ -35,7 +40,18 @@ impl Head {
     /// From here on the bytes are a head's.
     pub fn begin(&self) {
         self.awaited.set(true);
+        self.came.set(false);
         self.number.set(self.number.get().wrapping_add(1));
+    }
+
+    /// Bytes have come.
+    pub fn comes(&self) {
+        self.came.set(true);
+    }
+
+    /// Whether bytes have come since the last head, or the body behind it, had ended.
+    pub fn has_begun(&self) -> bool {
+        self.came.get()
     }
 
     /// hyper has made a head of the bytes: `headers`, to which the lines are added that it did not see.

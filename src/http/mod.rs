@@ -4,6 +4,7 @@
 //! sends them on over [`upstream`] and the response's [`body`] carries what has to end with it. An answer that is not
 //! the application's has a [`cause`]. All of it runs on one worker thread and shares nothing with others.
 
+pub mod again;
 pub mod body;
 pub mod call;
 pub mod cause;
@@ -34,6 +35,7 @@ pub mod stream;
 pub mod trailers;
 pub mod tunnel;
 pub mod upstream;
+pub mod wire;
 
 use std::rc::Rc;
 

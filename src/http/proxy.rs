@@ -15,7 +15,8 @@ use super::dial::Unreached;
 use super::h1_framing::Fault;
 use super::headers::{self, Has};
 use super::inbound::{Broken, Received};
-use super::upstream::{Counted, Failed, Lease, Pool, Sent, Speaks, Stream};
+use super::upstream::{Failed, Lease, Pool, Resend, Sent, Speaks, Stream};
+use super::wire::Counted;
 use super::{Request, Response};
 
 /// The parent of the application's spans (W3C Trace Context).
@@ -55,15 +56,10 @@ impl Proxy {
         {
             return match prepared.on_stream(stream, &pool) {
                 Ok(streamed) => Box::pin(streamed),
-                Err(cause) => Box::pin(std::future::ready(Err(cause))),
+                Err(failed) => failed,
             };
         }
-        Box::pin(async move {
-            prepared.send(&pool).await.map_err(|failure| match failure {
-                Failure::Unreached(_, error) => unreached(error),
-                Failure::Lost(_, cause) | Failure::Taken(cause) => cause,
-            })
-        })
+        Box::pin(async move { prepared.send(&pool).await.map_err(Failure::into_cause) })
     }
 }
 
@@ -96,6 +92,42 @@ pub enum Failure {
     Lost(Box<Prepared>, Cause),
     /// The request was or may have been taken.
     Taken(Cause),
+}
+
+impl Failure {
+    fn into_cause(self) -> Cause {
+        match self {
+            Self::Unreached(_, error) => unreached(error),
+            Self::Lost(_, cause) | Self::Taken(cause) => cause,
+        }
+    }
+}
+
+/// How often a request goes out again over HTTP/2: so often when the upstream did nothing with it each time.
+const UNTOUCHED: u8 = 3;
+
+/// How often a request may still go out again.
+#[derive(Clone, Copy)]
+struct Tries {
+    /// When the upstream does nothing with it.
+    untouched: u8,
+    /// When it may have begun to.
+    doubtful: u8,
+    /// It went out before.
+    again: bool,
+}
+
+impl Tries {
+    const FIRST: Self = Self { untouched: UNTOUCHED, doubtful: 1, again: false };
+
+    /// Takes one; false if there was none left.
+    fn take(&mut self, untouched: bool) -> bool {
+        let left = if untouched { &mut self.untouched } else { &mut self.doubtful };
+        let some = *left > 0;
+        *left = left.saturating_sub(1);
+        self.again = true;
+        some
+    }
 }
 
 /// A request whose headers are ready for the next hop, whichever it is.
@@ -218,7 +250,7 @@ impl Prepared {
     /// # Errors
     /// Why there is no response.
     pub async fn send_over(self, pool: &Rc<Pool>, h2: bool) -> Result<Response, Failure> {
-        if h2 { self.send_h2(pool).await } else { self.send_h1(pool).await }
+        if h2 { self.send_h2(pool, Tries::FIRST).await } else { self.send_h1(pool).await }
     }
 
     /// The protocol that it came by.
@@ -242,7 +274,7 @@ impl Prepared {
         if pool.speaks() == Speaks::Http1Only {
             return self.send_h1(pool).await;
         }
-        self.send_h2(pool).await
+        self.send_h2(pool, Tries::FIRST).await
     }
 
     async fn send_h1(self, pool: &Rc<Pool>) -> Result<Response, Failure> {
@@ -269,15 +301,30 @@ impl Prepared {
         Exchange { lease: Some(lease), hop }
     }
 
-    /// Begins to send it over an HTTP/2 stream of `pool`.
-    fn on_stream(self, stream: Stream, pool: &Pool) -> Result<Streamed, Cause> {
+    /// Begins to send it over an HTTP/2 stream of `pool`, or says how it goes on.
+    fn on_stream(self, stream: Stream, pool: &Rc<Pool>) -> Result<Streamed, Forwarding> {
         let Self { mut request, mut hop } = self;
-        hop.target_h2(&mut request, pool)?;
-        let sent = stream.begin(request, &hop.call, hop.keep).map_err(exchange)?;
-        Ok(Streamed { sent, hop })
+        if let Err(cause) = hop.target_h2(&mut request, pool) {
+            return Err(Box::pin(std::future::ready(Err(cause))));
+        }
+        match stream.begin(request, hop.resend()) {
+            Ok(sent) => Ok(Streamed { sent, hop, pool: pool.clone(), again: None }),
+            Err(failed) => Err(Self::after(failed, &hop, pool)),
+        }
     }
 
-    async fn send_h2(self, pool: &Rc<Pool>) -> Result<Response, Failure> {
+    /// What follows the failure of a first try over HTTP/2.
+    fn after(failed: Failed, hop: &Hop, pool: &Rc<Pool>) -> Forwarding {
+        let Failed::Again { request, untouched, .. } = failed else {
+            return Box::pin(std::future::ready(Err(exchange(failed))));
+        };
+        let mut tries = Tries::FIRST;
+        tries.take(untouched);
+        let (again, pool) = (Self { request: *request, hop: hop.clone() }, pool.clone());
+        Box::pin(async move { again.send_h2(&pool, tries).await.map_err(Failure::into_cause) })
+    }
+
+    async fn send_h2(self, pool: &Rc<Pool>, mut tries: Tries) -> Result<Response, Failure> {
         let Self { mut request, mut hop } = self;
         // Until the upstream has answered over HTTP/2 once, it may turn out to speak HTTP/1 only. A request without a
         // body can then be sent again.
@@ -288,24 +335,28 @@ impl Prepared {
             *spare.headers_mut() = request.headers().clone();
             Box::new(Self { request: spare, hop: hop.clone() })
         });
-        hop.target_h2(&mut request, pool).map_err(Failure::Taken)?;
-        let mut again = true;
         let failure = loop {
-            let stream = match pool.stream().await {
+            hop.target_h2(&mut request, pool).map_err(Failure::Taken)?;
+            let stream = match if tries.again { pool.stream_again().await } else { pool.stream().await } {
                 Ok(stream) => stream,
                 Err(error) => return Err(Failure::Unreached(Box::new(Self { request, hop }), error)),
             };
-            match stream.send(request, &hop.call, hop.keep).await {
+            match stream.send(request, &hop.call, hop.resend()).await {
                 Ok((response, counted)) => {
                     pool.speaks_h2();
                     return Ok(hop.answer_h2(response, counted));
                 }
-                Err(Failed::Unsent(unsent)) if again => {
-                    request = *unsent;
-                    again = false;
-                }
-                Err(Failed::Unsent(unsent)) => {
-                    break Failure::Unreached(Box::new(Self { request: *unsent, hop }), closed());
+                Err(Failed::Again { request: again, error, untouched }) => {
+                    if tries.take(untouched) {
+                        request = *again;
+                        continue;
+                    }
+                    let prepared = Box::new(Self { request: *again, hop });
+                    break match error {
+                        None => Failure::Unreached(prepared, closed()),
+                        Some(error) if prepared.hop.keep => Failure::Lost(prepared, exchange(Failed::Exchange(error))),
+                        Some(error) => Failure::Taken(exchange(Failed::Exchange(error))),
+                    };
                 }
                 Err(Failed::Lost(lost, error)) => {
                     let prepared = Box::new(Self { request: *lost, hop });
@@ -356,6 +407,8 @@ impl Future for Exchange {
 struct Streamed {
     sent: Sent,
     hop: Hop,
+    pool: Rc<Pool>,
+    again: Option<Forwarding>,
 }
 
 impl Future for Streamed {
@@ -363,14 +416,21 @@ impl Future for Streamed {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
-        Poll::Ready(match ready!(this.sent.poll_response(&this.hop.call, cx)) {
-            Ok((response, counted)) => Ok(this.hop.answer_h2(response, counted)),
-            Err(failed) => Err(exchange(failed)),
-        })
+        if this.again.is_none() {
+            match ready!(this.sent.poll_response(&this.hop.call, cx)) {
+                Ok((response, counted)) => return Poll::Ready(Ok(this.hop.answer_h2(response, counted))),
+                Err(failed) => this.again = Some(Prepared::after(failed, &this.hop, &this.pool)),
+            }
+        }
+        this.again.as_mut().map_or(Poll::Pending, |again| again.as_mut().poll(cx))
     }
 }
 
 impl Hop {
+    fn resend(&self) -> Resend {
+        Resend { replay: self.replay, keep: self.keep }
+    }
+
     fn answer_h2(&self, response: http::Response<Received>, counted: Counted) -> Response {
         let (mut head, received) = response.into_parts();
         let has = Has::of(&head.headers);
@@ -481,9 +541,16 @@ fn exchange(failed: Failed) -> Cause {
     match failed {
         Failed::Exchange(Broken::Upstream(Fault::Eof)) => Cause::UpstreamEof,
         Failed::Exchange(Broken::Upstream(fault @ Fault::Malformed(_))) => Cause::UpstreamMalformed(Some(fault)),
+        Failed::Exchange(Broken::Upstream(Fault::HeadTooLarge(what))) => Cause::UpstreamHead(what),
         Failed::Exchange(error @ Broken::Upstream(Fault::ShortBody)) => Cause::RequestBody(error),
+        Failed::Exchange(Broken::Upstream(Fault::Io(error))) => match error.downcast::<Unreached>() {
+            // A connection in the place of a pooled one.
+            Ok(error) => unreached(error),
+            Err(error) => Cause::UpstreamReset(Broken::Upstream(Fault::Io(error))),
+        },
         Failed::Exchange(error) | Failed::Lost(_, error) => Cause::UpstreamReset(error),
         Failed::RequestBody(error) => Cause::RequestBody(error),
-        Failed::Unsent(_) => unreached(closed()),
+        Failed::Again { error: Some(error), .. } => Cause::UpstreamReset(error),
+        Failed::Again { error: None, .. } => unreached(closed()),
     }
 }

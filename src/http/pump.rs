@@ -40,6 +40,17 @@ where
         Self { to, body, waiting: None }
     }
 
+    /// The body, with what is left of it.
+    #[must_use]
+    pub fn into_body(self) -> B {
+        self.body
+    }
+
+    /// The body.
+    pub fn body_mut(&mut self) -> &mut B {
+        &mut self.body
+    }
+
     /// Goes on; ready when the body has ended, one way or another.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Stopped<B::Error>>> {
         let moved = self.poll_moving(cx);

@@ -4,7 +4,8 @@
 //! check before can exclude that. So the bytes of a request on a *reused* connection are kept (up to
 //! [`limits::REPLAY_BYTES`]) until the first byte of its response. When the connection ends before that byte, they go
 //! out once more on a fresh one, whatever the method: no handler that answers can have seen them. Whoever reads above
-//! notices nothing of it.
+//! notices nothing of it. A request that is or may become larger than that does not take the risk: its reused connection is
+//! exchanged for a fresh one before a byte of it is written ([`Upstream::renew`]).
 //!
 //! Interim (1xx) responses are taken out here as well and handed to the downstream side ([`super::interim`], RFC 9110
 //! section 15.2 demands it of a proxy).
@@ -18,7 +19,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::call::Call;
-use super::dial::{Socket, Target};
+use super::dial::{Socket, Target, Unreached};
 use super::interim::{self, Interim};
 use super::{limits, spare};
 
@@ -39,8 +40,10 @@ pub struct Exchange {
 
 enum Mode {
     Live,
-    Connecting(Pin<Box<dyn Future<Output = io::Result<(Socket, u64)>>>>),
+    Connecting(Pin<Box<dyn Future<Output = Result<(Socket, u64), Unreached>>>>),
     Resending(usize),
+    /// There is no fresh connection; whoever reads is told why.
+    Failed(Option<io::Error>),
 }
 
 /// A connection to the application as [`super::h1_client`] sees it.
@@ -66,24 +69,32 @@ impl Upstream {
     }
 
     fn reconnect(&mut self) {
-        self.exchange.replayable.set(false);
-        let target = self.target.clone();
-        if let Some(local) = &target.local {
+        if let Some(local) = &self.target.local {
             local.told().sent_again();
         }
-        self.mode = Mode::Connecting(Box::pin(async move { Ok(target.dial().await?) }));
+        self.renew();
+    }
+
+    /// Goes on with a fresh connection in the place of this one, and with what was written of the request under way.
+    pub fn renew(&mut self) {
+        self.exchange.replayable.set(false);
+        let target = self.target.clone();
+        self.mode = Mode::Connecting(Box::pin(async move { target.dial().await }));
     }
 
     fn poll_live(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             match &mut self.mode {
                 Mode::Live => return Poll::Ready(Ok(())),
-                Mode::Connecting(connect) => {
-                    let (socket, generation) = ready!(connect.as_mut().poll(cx))?;
-                    self.socket = socket;
-                    self.exchange.generation.set(generation);
-                    self.mode = Mode::Resending(0);
-                }
+                Mode::Connecting(connect) => match ready!(connect.as_mut().poll(cx)) {
+                    Ok((socket, generation)) => {
+                        self.socket = socket;
+                        self.exchange.generation.set(generation);
+                        self.mode = Mode::Resending(0);
+                    }
+                    Err(error) => self.mode = Mode::Failed(Some(io::Error::other(error))),
+                },
+                Mode::Failed(_) => return Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
                 Mode::Resending(sent) => {
                     while let Some(rest) = self.kept.get(*sent..).filter(|r| !r.is_empty()) {
                         *sent += ready!(Pin::new(&mut self.socket).poll_write(cx, rest))?;
@@ -129,7 +140,10 @@ impl AsyncRead for Upstream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         loop {
-            ready!(this.poll_live(cx))?;
+            if let Err(error) = ready!(this.poll_live(cx)) {
+                let why = if let Mode::Failed(why) = &mut this.mode { why.take() } else { None };
+                return Poll::Ready(Err(why.unwrap_or(error)));
+            }
             if !this.held.is_empty() && !this.exchange.awaiting.get() {
                 let n = this.held.len().min(buf.remaining());
                 buf.put_slice(&this.held[..n]);

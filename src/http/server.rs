@@ -8,12 +8,13 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use http::StatusCode;
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead as _, AsyncWriteExt as _, ReadBuf};
 use tokio::net::TcpStream;
 
-use super::call::Connection;
+use super::call::{Connection, Turn};
 use super::cause::Cause;
 use super::entrance::Entrance;
 use super::guide::{Connections, Guide, Order, Park};
@@ -100,7 +101,7 @@ where
         tls: Option<Arc<rustls::ServerConfig>>,
     ) {
         self.told.accepted(&info);
-        let entered = self.connections.enter();
+        let entered = self.connections.enter(info.clone());
         let guide = entered.guide.clone();
         // In boxes, here and below: what is over, or not there yet, takes no room in the task of an idle connection.
         let opening = Box::pin(opening::open(socket, &info, tls, &*self.told));
@@ -110,7 +111,7 @@ where
         if !h2 {
             info.head.begin();
         }
-        let lines = Lines::new(self.settings.header_lines, self.settings.header_bytes).after(prefix);
+        let lines = Lines::new(self.settings.header_lines.min(lines::MOST), self.settings.header_bytes).after(prefix);
         let stream = Stream::new(socket, lines, info.clone());
         let entrance = Entrance {
             stack: RefCell::new(self.stack.clone()),
@@ -158,22 +159,42 @@ where
         info: Rc<Connection>,
     ) {
         let refused = result.as_ref().is_err_and(hyper::Error::is_parse);
-        if refused {
-            // hyper has answered by itself.
-            self.told.answered(Cause::BadRequest("").token());
+        if let Err(error) = &result
+            && refused
+        {
+            let cause = unreadable(error, info.unread.take());
+            self.told.answered(cause.0.token());
+            let mut stream = Pin::into_inner(connection).into_parts().io.into_inner();
+            if cause.1 {
+                info.turn.set(Turn::Answer);
+                let _ = stream.write_all(&cause.0.respond_unread()).await;
+                let _ = stream.shutdown().await;
+            }
+            return linger(stream, &guide).await;
         }
         let Some(up) = info.tunnel.borrow_mut().take() else {
             // A response that was cut ends here and now.
             let unread = result.is_ok() && guide.left_unread();
-            if refused || unread {
+            if unread {
                 linger(Pin::into_inner(connection).into_parts().io.into_inner(), &guide).await;
             }
             return;
         };
         let Some((watches, websocket)) = up.1 else { return };
+        info.turn.set(Turn::Tunnel);
         let parts = Pin::into_inner(connection).into_parts();
         tunnel::run(parts.io.into_inner(), parts.read_buf, up.0, websocket, watches, guide).await;
     }
+}
+
+/// Why hyper could not read a request, and whether its own answer, of the status `held`, was held back. Without one it had
+/// gone out behind another answer.
+fn unreadable(error: &hyper::Error, held: Option<StatusCode>) -> (Cause, bool) {
+    // hyper has no other way to tell.
+    if error.to_string().contains("invalid transfer-encoding") {
+        return (Cause::Coding, held.is_some());
+    }
+    (Cause::Unreadable(held.unwrap_or(StatusCode::BAD_REQUEST)), held.is_some())
 }
 
 type Http1<S> = http1::Connection<TokioIo<Stream>, Entrance<S>>;
@@ -186,6 +207,10 @@ where
     let parts = Pin::into_inner(connection).into_parts();
     let mut stream = parts.io.into_inner();
     stream.unread(&parts.read_buf);
+    if !parts.read_buf.is_empty() {
+        // The beginning of a head that came with what was before it.
+        parts.service.info.head.comes();
+    }
     Box::new((stream, parts.service))
 }
 

@@ -1,17 +1,19 @@
 //! The downstream side of a connection as bytes: plain or TLS, with the bytes that were read to find out which
-//! protocol it speaks, and with the interim responses and the trailers that hyper has no way to send.
+//! protocol it speaks, and with the interim responses and the trailers that hyper has no way to send. What hyper answers by
+//! itself is held back here: our own answer, which names its cause, takes its place ([`super::server`]).
 
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use http::HeaderMap;
+use http::{HeaderMap, StatusCode};
 use smallvec::SmallVec;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
+use super::call::Turn;
 use super::lines::Lines;
 use super::trailers;
 
@@ -89,6 +91,14 @@ impl Stream {
     /// Gives `bytes`, which were read but not used, once more.
     pub fn unread(&mut self, bytes: &[u8]) {
         self.lines.unread(bytes);
+    }
+
+    /// An answer that hyper makes by itself, to what it can't read: of that the status counts, and ours is written.
+    fn hold_back(&self, bytes: &[u8]) {
+        let status = bytes.strip_prefix(b"HTTP/1.").and_then(|rest| StatusCode::from_bytes(rest.get(2..5)?).ok());
+        if status.is_some() {
+            self.connection.unread.set(status);
+        }
     }
 
     /// Whether there is something to read, without reading it.
@@ -187,7 +197,11 @@ impl AsyncRead for Stream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         let socket = &mut this.socket;
+        let before = buf.filled().len();
         let read = this.lines.poll_read(&this.connection.head, cx, buf, |cx, buf| socket.poll_read(cx, buf));
+        if buf.filled().len() > before {
+            this.connection.head.comes();
+        }
         this.connection.quiet.set(read.is_pending() && !this.blocked);
         read
     }
@@ -195,6 +209,10 @@ impl AsyncRead for Stream {
 
 impl AsyncWrite for Stream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if self.connection.turn.get() == Turn::Caller && !self.connection.h2.get() {
+            self.hold_back(buf);
+            return Poll::Ready(Ok(buf.len()));
+        }
         if self.connection.interim.any.get()
             && let Some(held) = ready!(self.poll_held(cx, &[buf]))?
         {
@@ -209,6 +227,10 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if self.connection.turn.get() == Turn::Caller && !self.connection.h2.get() {
+            bufs.iter().for_each(|buf| self.hold_back(buf));
+            return Poll::Ready(Ok(bufs.iter().map(|buf| buf.len()).sum()));
+        }
         if self.connection.interim.any.get() {
             let pieces: SmallVec<[&[u8]; 8]> = bufs.iter().map(|buf| &**buf).collect();
             if let Some(held) = ready!(self.poll_held(cx, &pieces))? {
@@ -240,10 +262,18 @@ impl AsyncWrite for Stream {
             ready!(self.wrote(written))?;
         }
         let flushed = self.socket.poll_flush(cx);
+        if flushed.is_ready() && self.connection.turn.get() == Turn::Rest {
+            // hyper flushes when it has written all that it holds.
+            self.connection.turn.set(Turn::Caller);
+        }
         self.wrote(flushed)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.connection.unread.get().is_some() {
+            // There is an answer yet to come.
+            return Poll::Ready(Ok(()));
+        }
         match &mut self.socket {
             Socket::Plain(s) => Pin::new(s).poll_shutdown(cx),
             Socket::Tls(s) => Pin::new(s).poll_shutdown(cx),

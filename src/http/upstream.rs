@@ -23,6 +23,7 @@ use http_body::{Body as _, Frame, SizeHint};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
+use super::again::Kept;
 use super::body::Outbound;
 use super::call::Call;
 use super::dial::{Socket, Target, Unreached};
@@ -33,6 +34,7 @@ use super::limits;
 use super::pump::{Pump, Stopped};
 use super::replay::{Exchange, Upstream};
 use super::tunnel::Ready;
+use super::wire::{Counted, Wire, Wired};
 use crate::worker::clock;
 
 /// What a pool may hold.
@@ -42,8 +44,10 @@ pub struct Limits {
     pub idle: usize,
     /// How long one may be idle.
     pub idle_time: Duration,
-    /// Lines of a response's header block.
+    /// Lines of a response's header block (HTTP/1.1).
     pub header_lines: usize,
+    /// Bytes of it.
+    pub header_bytes: usize,
 }
 
 /// The connections of one worker to one upstream.
@@ -55,6 +59,10 @@ pub struct Pool {
     idle: RefCell<VecDeque<(Instant, Box<H1>)>>,
     h2: RefCell<Vec<H2>>,
     h2_connecting: tokio::sync::Semaphore,
+    /// HTTP/2 connections opened so far.
+    h2_opened: Cell<u64>,
+    /// Streams at once that the last of them allowed, as far as is known.
+    h2_most: Rc<Cell<usize>>,
     speaks: Cell<Speaks>,
     presumed: Speaks,
     used: Cell<Instant>,
@@ -79,37 +87,29 @@ struct H1 {
 /// A shared HTTP/2 connection.
 struct H2 {
     send: SendRequest<Bytes>,
-    /// Takes no more streams.
-    closed: Rc<Cell<bool>>,
+    wire: Rc<Wire>,
     generation: u64,
-    /// Its clones are the streams under way.
-    streams: Rc<()>,
-    /// Streams at once that the upstream allows.
-    most: Rc<Cell<usize>>,
+    /// Which of the pool's it is, from 1 on.
+    number: u64,
 }
 
 impl H2 {
-    fn streams(&self) -> usize {
-        Rc::strong_count(&self.streams) - 1
-    }
-
     fn stream(&self) -> Stream {
-        Stream { send: self.send.clone(), closed: self.closed.clone(), counted: Counted(self.streams.clone()) }
+        Stream { send: self.send.clone(), counted: Counted::new(&self.wire) }
     }
 }
 
 /// The right to a stream of a shared HTTP/2 connection, used or about to be; counts until it is dropped.
 pub struct Stream {
     send: SendRequest<Bytes>,
-    closed: Rc<Cell<bool>>,
     counted: Counted,
 }
 
-/// Counts a stream until it is dropped.
-pub struct Counted(#[expect(dead_code, reason = "counts until it is dropped")] Rc<()>);
-
 /// HTTP/2 connections of a worker to one upstream, opened one by one as the streams that it allows are used up.
 const H2_CONNECTIONS: usize = 16;
+/// How many of them may be opened so that requests do not share one which may have been closed while it was idle: of several
+/// on it none could be sent again, since nobody knows which of them the upstream has read.
+const H2_APART: usize = 4;
 
 /// A connection in use; dropping it closes the connection.
 pub struct Lease {
@@ -122,8 +122,16 @@ pub struct Lease {
 
 /// Why no response came.
 pub enum Failed {
-    /// The connection ended before it took the request, which is here again.
-    Unsent(Box<http::Request<Outbound>>),
+    /// The request may go out again on a fresh connection, and is here again.
+    Again {
+        /// It, less its target.
+        request: Box<http::Request<Outbound>>,
+        /// What happened; nothing, where the connection was found closed.
+        error: Option<Broken>,
+        /// The upstream did nothing with it (RFC 9113 section 8.7). Else doing it twice is allowed, or the upstream closed
+        /// an idle connection without having read it.
+        untouched: bool,
+    },
     /// The connection ended before a byte of the response to a request that was to be kept, which is here again. It was
     /// or may have been taken.
     Lost(Box<http::Request<Outbound>>, Broken),
@@ -131,6 +139,16 @@ pub enum Failed {
     Exchange(Broken),
     /// The request's body could not be read; the exchange was given up.
     RequestBody(Broken),
+}
+
+/// What a request's sender allows when its connection ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Resend {
+    /// It goes out again when a connection that served before ends: if its method is idempotent, or the connection was
+    /// closed while it was idle.
+    pub replay: bool,
+    /// It comes back as [`Failed::Lost`] instead, if it has no body.
+    pub keep: bool,
 }
 
 impl Pool {
@@ -146,6 +164,8 @@ impl Pool {
             idle: RefCell::default(),
             h2: RefCell::default(),
             h2_connecting: tokio::sync::Semaphore::new(1),
+            h2_opened: Cell::new(0),
+            h2_most: Rc::new(Cell::new(limits::UPSTREAM_STREAMS)),
             speaks: Cell::new(speaks),
             presumed: speaks,
             used: Cell::new(Instant::now()),
@@ -171,7 +191,7 @@ impl Pool {
         if idle.is_empty() {
             idle.shrink_to_fit();
         }
-        self.h2.borrow_mut().retain(|h2| !h2.closed.get());
+        self.h2.borrow_mut().retain(|h2| !h2.wire.closed.get());
     }
 
     /// Closes what was verified by an authority that is no longer trusted: idle connections now, busy ones after their
@@ -184,7 +204,8 @@ impl Pool {
     /// Whether nothing was sent for `time` and nothing is under way.
     #[must_use]
     pub fn is_idle(&self, now: Instant, time: Duration) -> bool {
-        now.saturating_duration_since(self.used.get()) > time && self.h2.borrow().iter().all(|h2| h2.streams() == 0)
+        now.saturating_duration_since(self.used.get()) > time
+            && self.h2.borrow().iter().all(|h2| h2.wire.streams() == 0)
     }
 
     /// Whether the other end must prove who it is.
@@ -227,7 +248,7 @@ impl Pool {
         let exchange = Rc::new(Exchange::default());
         exchange.generation.set(generation);
         let io = Upstream::new(socket, self.target.clone(), exchange.clone());
-        Box::new(H1 { http: Http1::new(io, self.limits.header_lines), exchange })
+        Box::new(H1 { http: Http1::new(io, self.limits.header_lines, self.limits.header_bytes), exchange })
     }
 
     /// An idle connection for one HTTP/1.1 request, if there is one.
@@ -236,9 +257,6 @@ impl Pool {
         loop {
             let (_, mut h1) = self.idle.borrow_mut().pop_back()?;
             if h1.is_open() && self.target.still_trusts(h1.exchange.generation.get()) {
-                if let Some(local) = &self.target.local {
-                    local.told().reused();
-                }
                 return Some(Lease { h1: Some(h1), pool: Rc::downgrade(self), reused: true, kept: None });
             }
         }
@@ -299,44 +317,67 @@ impl Pool {
     /// There is no connection to be had.
     pub async fn stream(&self) -> Result<Stream, Unreached> {
         self.used.set(Instant::now());
-        if let Some(found) = self.free_h2(false) {
-            return Ok(found);
+        match self.free_h2(false, 0) {
+            Some(found) => Ok(found),
+            None => self.open_h2(0).await,
         }
+    }
+
+    /// As [`Self::stream`], for a request that an older connection gave back: on one that is opened from now on, which all
+    /// that are in the same need share.
+    ///
+    /// # Errors
+    /// There is no connection to be had.
+    pub async fn stream_again(&self) -> Result<Stream, Unreached> {
+        if let Some(local) = &self.target.local {
+            local.told().sent_again();
+        }
+        self.open_h2(self.h2_opened.get()).await
+    }
+
+    /// A stream on a connection after the one of the number `after`; there is none free, or none at all.
+    async fn open_h2(&self, after: u64) -> Result<Stream, Unreached> {
         let _one = self.h2_connecting.acquire().await;
-        if let Some(found) = self.free_h2(self.h2.borrow().len() >= H2_CONNECTIONS) {
+        let full = self.h2.borrow().len() >= H2_CONNECTIONS;
+        if let Some(found) = self.free_h2(full, if full { 0 } else { after }) {
             return Ok(found);
         }
         let (socket, generation) = self.dial().await?;
+        let wire = Wire::new(self.h2_most.get());
         let (send, mut connection) = h2::client::Builder::new()
             .initial_window_size(limits::STREAM_WINDOW)
             .initial_connection_window_size(limits::CONNECTION_WINDOW)
             .max_header_list_size(limits::H2_HEADER_LIST)
             .max_send_buffer_size(limits::SEND_BUFFER)
             .enable_push(false)
-            .initial_max_send_streams(limits::UPSTREAM_STREAMS)
-            .handshake(socket)
+            .initial_max_send_streams(wire.most.get())
+            .handshake(Wired::new(socket, wire.clone()))
             .await
             .map_err(|error| Unreached::Refused(io::Error::other(error)))?;
-        let closed = Rc::new(Cell::new(false));
-        let most = Rc::new(Cell::new(send.current_max_send_streams()));
         tokio::task::spawn_local({
-            let (closed, most) = (closed.clone(), most.clone());
+            let (wire, learned) = (wire.clone(), self.h2_most.clone());
             async move {
                 let end = std::future::poll_fn(|cx| {
                     let end = Pin::new(&mut connection).poll(cx);
-                    most.set(connection.max_concurrent_send_streams());
+                    let most = connection.max_concurrent_send_streams();
+                    if wire.most.replace(most) != most {
+                        // The next connection does not begin with more than this one takes.
+                        learned.set(most.min(limits::UPSTREAM_STREAMS));
+                    }
                     end
                 });
                 if let Err(error) = end.await {
                     tracing::debug!(%error, "an HTTP/2 connection to an upstream ended");
                 }
-                closed.set(true);
+                wire.closed.set(true);
             }
         });
-        let h2 = H2 { send, closed, generation, streams: Rc::new(()), most };
+        let number = self.h2_opened.get() + 1;
+        self.h2_opened.set(number);
+        let h2 = H2 { send, wire, generation, number };
         let stream = h2.stream();
         let mut all = self.h2.borrow_mut();
-        all.retain(|h2| !h2.closed.get());
+        all.retain(|h2| !h2.wire.closed.get());
         all.push(h2);
         Ok(stream)
     }
@@ -344,28 +385,40 @@ impl Pool {
     /// A stream that takes a request at once, at the time `now`, if there is one.
     #[must_use]
     pub fn stream_at_hand(&self, now: Instant) -> Option<Stream> {
-        let mut stream = self.free_h2(false)?;
+        let mut stream = self.free_h2(false, 0)?;
         self.used.set(now);
         // No waiting, so nobody to wake.
         let mut cx = Context::from_waker(std::task::Waker::noop());
-        matches!(stream.send.poll_ready(&mut cx), Poll::Ready(Ok(()))).then_some(stream)
+        matches!(stream.poll_ready(&mut cx), Poll::Ready(true)).then_some(stream)
     }
 
-    /// A shared connection that may take another stream; with `full`, the one with the fewest.
-    fn free_h2(&self, full: bool) -> Option<Stream> {
+    /// A shared connection opened after the one of the number `after` that may take another stream; with `full`, the one
+    /// with the fewest.
+    fn free_h2(&self, full: bool, after: u64) -> Option<Stream> {
         let all = self.h2.borrow();
-        let mut usable = all.iter().filter(|h2| !h2.closed.get() && self.target.still_trusts(h2.generation));
+        let mut usable = all
+            .iter()
+            .filter(|h2| h2.number > after && !h2.wire.closed.get() && self.target.still_trusts(h2.generation));
+        let apart = all.len() < H2_APART;
         let found = match full {
-            false => usable.find(|h2| h2.streams() < h2.most.get()),
-            true => usable.min_by_key(|h2| h2.streams()),
+            false => usable.find(|h2| h2.wire.streams() < h2.wire.most.get() && !(apart && h2.wire.is_doubtful())),
+            true => usable.min_by_key(|h2| h2.wire.streams()),
         }?;
         Some(found.stream())
     }
 }
 
 impl Stream {
+    /// Whether its connection takes a request, once that is known.
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        let ready = std::task::ready!(self.send.poll_ready(cx)).is_ok();
+        if !ready {
+            self.counted.0.closed.set(true);
+        }
+        Poll::Ready(ready)
+    }
+
     /// Sends a request. What is returned beside the response counts the stream, and belongs to the response's body.
-    /// With `keep`, one without a body comes back if the connection ends first.
     ///
     /// # Errors
     /// No response on it.
@@ -373,32 +426,37 @@ impl Stream {
         mut self,
         request: http::Request<Outbound>,
         call: &Rc<Call>,
-        keep: bool,
+        resend: Resend,
     ) -> Result<(http::Response<Received>, Counted), Failed> {
-        if std::future::poll_fn(|cx| self.send.poll_ready(cx)).await.is_err() {
-            self.closed.set(true);
-            return Err(Failed::Unsent(Box::new(request)));
+        if !std::future::poll_fn(|cx| self.poll_ready(cx)).await {
+            return Err(Failed::Again { request: Box::new(request), error: None, untouched: true });
         }
-        let mut sent = self.begin(request, call, keep)?;
+        let mut sent = self.begin(request, resend)?;
         std::future::poll_fn(|cx| sent.poll_response(call, cx)).await
     }
 
-    /// Begins to send a request, at once. With `keep`, one without a body comes back if the connection ends first.
+    /// Begins to send a request, at once.
     ///
     /// # Errors
     /// It can't be sent.
-    pub fn begin(self, request: http::Request<Outbound>, call: &Rc<Call>, keep: bool) -> Result<Sent, Failed> {
-        let Self { mut send, counted, .. } = self;
-        let (head, body) = request.into_parts();
+    pub fn begin(self, request: http::Request<Outbound>, resend: Resend) -> Result<Sent, Failed> {
+        let Self { mut send, counted } = self;
+        let (head, mut body) = request.into_parts();
         let ended = body.is_end_stream();
-        let kept = (keep && ended).then(|| Box::new((head.clone(), Outbound::none(call.clone()))));
-        let sent = send.send_request(http::Request::from_parts(head, ()), ended);
-        let (response, to) = match sent {
+        body.keep();
+        let kept = Kept::of(&head);
+        let begun = counted.0.begin();
+        let (response, to) = match send.send_request(http::Request::from_parts(head, ()), ended) {
             Ok(sent) => sent,
-            Err(error) => return Err(lost(error, kept)),
+            // The connection does not take it any more, or the request itself cannot be sent.
+            Err(error) if error.is_io() || error.is_go_away() => {
+                let request = Box::new(kept.with(body));
+                return Err(Failed::Again { request, error: Some(error.into()), untouched: true });
+            }
+            Err(error) => return Err(Failed::Exchange(error.into())),
         };
         let pump = if ended { None } else { Some(Pump::new(to, body)) };
-        Ok(Sent { response, pump, counted: Some(counted), kept })
+        Ok(Sent { response, pump, pumped: ended, counted: Some(counted), kept: Some(kept), begun, resend })
     }
 }
 
@@ -406,9 +464,12 @@ impl Stream {
 pub struct Sent {
     response: h2::client::ResponseFuture,
     pump: Option<Pump<Outbound>>,
+    /// Nothing more of the body goes out.
+    pumped: bool,
     counted: Option<Counted>,
-    /// The request once more.
-    kept: Option<Box<(http::request::Parts, Outbound)>>,
+    kept: Option<Kept>,
+    begun: u64,
+    resend: Resend,
 }
 
 impl Sent {
@@ -418,7 +479,7 @@ impl Sent {
     /// There is no response.
     pub fn poll_response(
         &mut self,
-        call: &Call,
+        call: &Rc<Call>,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(http::Response<Received>, Counted), Failed>> {
         let final_one = loop {
@@ -427,7 +488,7 @@ impl Sent {
                     self.kept = None;
                     call.interim_h2(interim);
                 }
-                Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(lost(error, self.kept.take()))),
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(self.lost(error, call))),
                 Poll::Ready(None) => break true,
                 Poll::Pending => break false,
             }
@@ -435,35 +496,58 @@ impl Sent {
         if final_one && let Poll::Ready(response) = Pin::new(&mut self.response).poll(cx) {
             let response = match response {
                 Ok(response) => response.map(Received::new),
-                Err(error) => return Poll::Ready(Err(lost(error, self.kept.take()))),
+                Err(error) => return Poll::Ready(Err(self.lost(error, call))),
             };
-            if let Some(mut pump) = self.pump.take() {
+            if let Some(mut pump) = self.pump.take().filter(|_| !self.pumped) {
+                pump.body_mut().forget();
                 // The rest of the request goes on beside the response, whoever waits for whom.
                 tokio::task::spawn_local(std::future::poll_fn(move |cx| pump.poll(cx).map(drop)));
             }
             let Some(counted) = self.counted.take() else { return Poll::Pending };
+            counted.0.serves();
             return Poll::Ready(Ok((response, counted)));
         }
-        match self.pump.as_mut().map(|pump| pump.poll(cx)) {
-            Some(Poll::Ready(Err(Stopped::Body(error)))) => return Poll::Ready(Err(Failed::RequestBody(error))),
-            // Refused: the response says why.
-            Some(Poll::Ready(_)) => self.pump = None,
-            Some(Poll::Pending) | None => {}
+        if !self.pumped
+            && let Some(pump) = &mut self.pump
+        {
+            match pump.poll(cx) {
+                Poll::Ready(Err(Stopped::Body(error))) => return Poll::Ready(Err(Failed::RequestBody(error))),
+                // All of it is on its way, or it is refused: the response says why.
+                Poll::Ready(_) => self.pumped = true,
+                Poll::Pending => {}
+            }
         }
         Poll::Pending
     }
-}
 
-/// A stream failed before its response: the connection's end gives back what was kept, the peer's word on this stream
-/// does not, except that it did nothing with it (RFC 9113 section 8.7).
-fn lost(error: h2::Error, kept: Option<Box<(http::request::Parts, Outbound)>>) -> Failed {
-    let untouched = error.reason() == Some(h2::Reason::REFUSED_STREAM);
-    match kept {
-        Some(kept) if error.is_io() || error.is_go_away() || untouched => {
-            let (head, body) = *kept;
-            Failed::Lost(Box::new(http::Request::from_parts(head, body)), error.into())
+    /// The stream failed before its response. What the upstream did nothing with, for sure, may always go out again: it said
+    /// so (REFUSED_STREAM, or a GOAWAY that names an earlier stream), or not a byte was written since the request began. Of
+    /// what may have been taken only what the sender allows.
+    fn lost(&mut self, error: h2::Error, call: &Rc<Call>) -> Failed {
+        let Self { resend, begun, .. } = *self;
+        let body = self.pump.take().map_or_else(|| Outbound::none(call.clone()), Pump::into_body);
+        let (Some(kept), Some(counted)) = (self.kept.take(), &self.counted) else {
+            return Failed::Exchange(error.into());
+        };
+        let wire = &counted.0;
+        let refused = error.is_reset() && error.is_remote() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
+        // h2 tells so only streams above the last one that a GOAWAY names.
+        let above = error.is_go_away() && error.is_remote();
+        let ended = error.is_io() || error.is_go_away();
+        if above || ended {
+            wire.closed.set(true);
         }
-        _ => Failed::Exchange(error.into()),
+        let untouched = refused || above || (ended && wire.is_unwritten(begun));
+        let idempotent = kept.method().is_idempotent();
+        if resend.keep && ended && !untouched {
+            return Failed::Lost(Box::new(kept.with(body)), error.into());
+        }
+        let allowed = (idempotent && wire.has_served()) || wire.was_closed_while_idle();
+        let again = untouched || (ended && resend.replay && allowed);
+        match body.rewound().filter(|_| again) {
+            Some(body) => Failed::Again { request: Box::new(kept.with(body)), error: Some(error.into()), untouched },
+            None => Failed::Exchange(error.into()),
+        }
     }
 }
 
@@ -476,23 +560,30 @@ impl H1 {
 }
 
 impl Lease {
-    /// Whether the connection served a request before.
-    #[must_use]
-    pub fn is_reused(&self) -> bool {
-        self.reused
-    }
-
     /// Begins to send a request, which [`Self::poll_response`] does. With `replay`, it goes out once more on a fresh
     /// connection if this one, reused, ends before a byte of the response. With `keep`, one without a body comes back if
     /// there is no other connection either, or the fresh one ends as well.
+    ///
+    /// What is larger than can be kept for a replay, or may become so, gets a fresh connection at once: it could not go out
+    /// again, should this one turn out to be closed. A connection costs little beside so large a request.
     pub fn begin(&mut self, head: http::request::Parts, body: Outbound, call: &Rc<Call>, replay: bool, keep: bool) {
         let Some(h1) = &mut self.h1 else { return };
-        h1.exchange.replayable.set(self.reused && replay);
         h1.exchange.awaiting.set(true);
         *h1.exchange.call.borrow_mut() = Some(call.clone());
         h1.exchange.heard.set(false);
         let keep = keep && body.is_end_stream();
         h1.http.begin(&head, body);
+        if self.reused && replay && h1.http.outgrows(limits::REPLAY_BYTES) {
+            h1.http.renew();
+            self.reused = false;
+        }
+        h1.exchange.replayable.set(self.reused && replay);
+        if self.reused
+            && let Some(pool) = self.pool.upgrade()
+            && let Some(local) = &pool.target.local
+        {
+            local.told().reused();
+        }
         self.kept = keep.then(|| Box::new(head));
     }
 
@@ -506,7 +597,10 @@ impl Lease {
             Ok(response) => response,
             Err(Failure::Upstream(fault)) => {
                 return Poll::Ready(Err(match self.kept.take() {
-                    Some(head) if !h1.exchange.heard.get() && !matches!(fault, Fault::Malformed(_)) => {
+                    Some(head)
+                        if !h1.exchange.heard.get()
+                            && !matches!(fault, Fault::Malformed(_) | Fault::HeadTooLarge(_)) =>
+                    {
                         let body = Outbound::none(call.clone());
                         Failed::Lost(Box::new(http::Request::from_parts(*head, body)), fault.into())
                     }

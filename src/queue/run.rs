@@ -196,6 +196,7 @@ async fn start(config: Config, env: &dyn Env) -> Result<(), Fatal> {
             idle: config.container_concurrency.map_or(UNLIMITED_IDLE, |c| c.get() as usize),
             idle_time: config.own.upstream_idle_timeout,
             header_lines: config.own.max_headers as usize,
+            header_bytes: crate::http::limits::HEADER_BYTES.max(config.own.max_header_bytes as usize),
         },
         http: crate::http::server::Settings {
             header_bytes: config.own.max_header_bytes as usize,
@@ -231,15 +232,17 @@ async fn start(config: Config, env: &dyn Env) -> Result<(), Fatal> {
     };
     let with_tls = if tls.identity.current().is_some() { "tls" } else { "http" };
     tracing::info!("Starting {with_tls} server admin:{}", port(&admin));
+    let header_time = config.own.header_read_timeout;
     let handler = admin::handler(drain.clone(), stage_seen, config.own.drain_reset_window);
     let both = Speaks::Both(admin_tls);
-    tokio::task::spawn_local(listener::serve(admin, both.clone(), handler, control_stopped.clone()));
+    tokio::task::spawn_local(listener::serve(admin, both.clone(), handler, header_time, control_stopped.clone()));
     tracing::info!("Starting http server metrics:{}", port(&stats));
     let stats_speaks = if config.own.metrics_tls { both } else { Speaks::Plain };
     tokio::task::spawn_local(listener::serve(
         stats,
         stats_speaks,
         admin::statistics(statistics.clone()),
+        header_time,
         control_stopped.clone(),
     ));
     tokio::task::spawn_local(statistics.run());
@@ -247,7 +250,7 @@ async fn start(config: Config, env: &dyn Env) -> Result<(), Fatal> {
     let metrics: Arc<dyn Source> = metrics;
     let exports = export::start(&observability, &metrics, tracer, &control_stopped);
     if let MetricsExport::Prometheus(export) = &observability.metrics {
-        scrape::start(export, config.metrics_tls.policy(scrape::PREFIX), metrics, control_stopped.clone())
+        scrape::start(export, config.metrics_tls.policy(scrape::PREFIX), metrics, header_time, control_stopped.clone())
             .map_err(|e| format!("error creating reader: create prometheus metrics server: {e}"))
             .map_err(|e| Fatal::new("Failed to setup meter provider", e))?;
     }

@@ -234,3 +234,30 @@ fn given_an_http_1_0_application_when_answered_then_the_body_is_framed_anew() {
     let reply = exchange(queue.http(), "GET / HTTP/1.1\r\nHost: a\r\n\r\n");
     assert_eq!((reply.header("transfer-encoding"), reply.text().as_str()), (Some("chunked"), "until the end"));
 }
+
+/// 3.9: how large the head of a response may be is a setting, and the answer says what it was.
+#[test]
+fn given_response_heads_of_many_lines_or_bytes_when_answered_then_those_within_the_limits_pass() {
+    let app = App::each(|head, _| {
+        let (_, query) = head.target().split_once('?').unwrap();
+        let (lines, bytes) = query.split_once('x').unwrap();
+        let (lines, bytes): (usize, usize) = (lines.parse().unwrap(), bytes.parse().unwrap());
+        let many: String = (0..lines).map(|n| format!("X-{n}: {}\r\n", "y".repeat(bytes))).collect();
+        format!("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n{many}\r\nok")
+    });
+    let named = |port: u16, query: &str| {
+        let reply = get(port, &format!("/?{query}"), "");
+        (reply.status(), reply.header("x-lockkeeper-cause").map(str::to_owned))
+    };
+    let too_large = (502, Some("upstream_head_too_large".to_owned()));
+    let mut by_default = queue(app.port()).start();
+    let mut more = queue(app.port()).env("LOCKKEEPER_MAX_HEADERS", 3000).start();
+    assert_eq!(named(by_default.http(), "499x1"), (200, None));
+    assert_eq!(named(by_default.http(), "500x1"), too_large);
+    assert_eq!(named(more.http(), "2999x1"), (200, None));
+    assert_eq!(named(more.http(), "3000x1"), too_large);
+    assert_eq!(named(more.http(), "400x2000"), (200, None));
+    assert_eq!(named(more.http(), "400x3000"), too_large);
+    let reply = get(more.http(), "/?3000x1", "");
+    assert!(reply.text().contains("too many lines"), "{}", reply.text());
+}

@@ -152,6 +152,17 @@ impl Raw {
         self.reader.some().is_empty()
     }
 
+    /// Whether the peer has closed or reset it by now, with nothing to be read before.
+    pub fn is_closed(&mut self) -> bool {
+        self.socket.set_nonblocking(true).unwrap();
+        let closed = match self.socket.peek(&mut [0]) {
+            Ok(count) => count == 0,
+            Err(error) => error.kind() != std::io::ErrorKind::WouldBlock,
+        };
+        self.socket.set_nonblocking(false).unwrap();
+        closed
+    }
+
     /// Half-closes, then reads what still comes.
     pub fn shutdown_and_read(&mut self) -> Option<Reply> {
         self.shutdown();

@@ -116,6 +116,23 @@ impl Frames {
         frames
     }
 
+    /// The server's side of an accepted connection: the preface is read, the settings are sent.
+    pub fn accept(mut stream: TcpStream) -> Option<Self> {
+        let _ = stream.set_nodelay(true);
+        let _ = stream.set_read_timeout(socket_timeout());
+        stream.read_exact(&mut [0; 24]).ok()?;
+        let mut frames = Self { stream };
+        frames.send(SETTINGS, 0, 0, &[]).then_some(frames)
+    }
+
+    /// Whether the next byte comes within `limit`; false at the end, too.
+    pub fn more_within(&mut self, limit: Duration) -> bool {
+        let _ = self.stream.set_read_timeout(Some(limit));
+        let came = self.stream.peek(&mut [0]).is_ok_and(|count| count > 0);
+        let _ = self.stream.set_read_timeout(socket_timeout());
+        came
+    }
+
     /// Sends bytes as they are; false when the peer no longer takes any.
     pub fn bytes(&mut self, bytes: &[u8]) -> bool {
         self.stream.write_all(bytes).is_ok()

@@ -5,6 +5,7 @@ pub mod binary;
 pub mod client;
 pub mod collector;
 pub mod h2;
+pub mod h2_app;
 pub mod message;
 pub mod objects;
 pub mod pki;
