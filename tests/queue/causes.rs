@@ -99,6 +99,8 @@ fn given_each_documented_cause_when_it_happens_then_header_log_and_metric_name_i
     case("upstream_eof", scene(scripted(|_| ()), as_is), 502, &plain);
     case("upstream_reset", scene(scripted(Conn::reset), as_is), 502, &plain);
     case("upstream_malformed", scene(scripted(|conn| conn.send("SSH-2.0-x\r\n\r\n")), as_is), 502, &plain);
+    let large = format!("HTTP/1.1 200 OK\r\n{}\r\n", "X: y\r\n".repeat(600));
+    case("upstream_head_too_large", scene(scripted(move |conn| conn.send(&large)), as_is), 502, &plain);
     let switch = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: other\r\n\r\n";
     case("upstream_switch", scene(scripted(move |conn| conn.send(switch)), as_is), 502, &plain);
     case("timeout_total", scene(silent(), |b| b.env("REVISION_TIMEOUT_SECONDS", 1)), 504, &plain);
