@@ -96,7 +96,7 @@ async fn follow(directory: Rc<Shared>) {
             directory.followed.replace(false);
             return;
         }
-        let looks = looks::settled(&directory.path).await;
+        let looks = looks::settled(&directory.path, &reader.seen).await;
         reader.step(&directory, looks);
         let _ = tokio::time::timeout(POLL, hint.notified()).await;
     }
@@ -105,6 +105,8 @@ async fn follow(directory: Rc<Shared>) {
 #[derive(Default)]
 struct Reader {
     seen: BTreeMap<String, FileLooks>,
+    /// Files of which nothing was wanted when they were last read, and which nobody has parsed.
+    unparsed: HashSet<String>,
     /// Files that have an object which another file has too: read again when anything else changes.
     shadowed: HashSet<String>,
     complaint: Option<String>,
@@ -135,6 +137,7 @@ impl Reader {
         for name in gone {
             self.seen.remove(&name);
             self.shadowed.remove(&name);
+            self.unparsed.remove(&name);
             sinks.iter_mut().for_each(|sink| sink.forget(&path.join(&name)));
         }
         for (name, file) in &looks.files {
@@ -144,11 +147,23 @@ impl Reader {
             let shown: Arc<Path> = path.join(name).into();
             match read(&looks.within.join(name)) {
                 Ok(text) => {
+                    // Who has read everything needs no file again that is as it was.
+                    let same = self.seen.get(name) == Some(file) && !self.shadowed.contains(name);
+                    // Parsing is what a start with thousands of files spends its time on, and settings are read one by
+                    // one before the rest: readers of those pass over files that can't have them.
+                    let parsed = self.seen.contains_key(name) && !self.unparsed.contains(name);
+                    let mut asking = sinks.iter().filter(|sink| !same || !sink.is_complete());
+                    if !asking.any(|sink| sink.is_complete() || sink.may_want(&text, parsed)) {
+                        if !parsed {
+                            self.unparsed.insert(name.clone());
+                        }
+                        self.seen.insert(name.clone(), file.clone());
+                        continue;
+                    }
+                    self.unparsed.remove(name);
                     let items = manifest::items(&text);
                     report(&shown, &items);
                     let mut shadowed = false;
-                    // Who has read everything needs no file again that is as it was.
-                    let same = self.seen.get(name) == Some(file) && !self.shadowed.contains(name);
                     for sink in sinks.iter_mut().filter(|sink| !same || !sink.is_complete()) {
                         shadowed |= sink.take(&shown, &items);
                     }

@@ -15,6 +15,7 @@ mod metrics_port;
 mod observed;
 mod probes;
 mod request;
+mod scale;
 mod shutdown;
 mod startup;
 mod statistics;

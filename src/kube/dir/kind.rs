@@ -23,6 +23,9 @@ pub(super) trait Sink {
     fn is_read(&self) -> bool;
     /// Whether every file was given once.
     fn is_complete(&self) -> bool;
+    /// Whether a file of this text may have an object that is wanted: a guess that costs much less than to parse it. Who
+    /// reads a whole kind also has every file parsed once, so that what is broken is told.
+    fn may_want(&self, text: &str, parsed: bool) -> bool;
     /// A file is so now. Returns whether an object of it was passed over because another file has it too.
     fn take(&mut self, file: &Arc<Path>, items: &[manifest::Item]) -> bool;
     /// A file is gone.
@@ -84,6 +87,16 @@ impl<T: Object> Sink for Kind<T> {
 
     fn is_complete(&self) -> bool {
         self.complete
+    }
+
+    fn may_want(&self, text: &str, parsed: bool) -> bool {
+        let named = match &self.selection.name {
+            Some(name) => text.contains(name.as_str()),
+            None if !parsed => return true,
+            None => true,
+        };
+        // An escape may hide a letter of either.
+        text.contains('\\') || named && text.contains(T::KIND.kind)
     }
 
     fn take(&mut self, file: &Arc<Path>, items: &[manifest::Item]) -> bool {

@@ -18,9 +18,12 @@ const SETTLED: Duration = Duration::from_millis(20);
 /// Files that never settle are read after so many looks.
 const LOOKS: usize = 25;
 
-/// The looks of the directory once they have stopped changing.
-pub(super) async fn settled(path: &Path) -> io::Result<Looks> {
+/// The looks of the directory once they have stopped changing; at once if they are as they were `before`.
+pub(super) async fn settled(path: &Path, before: &BTreeMap<String, FileLooks>) -> io::Result<Looks> {
     let mut looks = Looks::of(path)?;
+    if looks.files == *before {
+        return Ok(looks);
+    }
     for _ in 0..LOOKS {
         tokio::time::sleep(SETTLED).await;
         let next = Looks::of(path)?;
