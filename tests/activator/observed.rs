@@ -83,6 +83,35 @@ fn given_a_request_that_waits_when_scraped_then_it_is_queued() {
     });
 }
 
+/// O3: a cold start by its parts, once for each wake.
+#[test]
+fn given_requests_that_wait_when_their_revision_wakes_then_its_cold_start_is_recorded_once() {
+    let world = World::new(false);
+    world.create(world.revision());
+    let (activator, port) = observed(&world);
+    let mut held = [activator.ask(), activator.ask()];
+    for client in &mut held {
+        assert!(client.reply_within(std::time::Duration::from_millis(100)).is_none(), "it is held");
+    }
+    let pod = world.pod();
+    world.endpoints(&[], &[pod.ip]);
+    for client in &mut held {
+        assert_eq!(client.reply().status(), 200);
+    }
+    assert_eq!(activator.get().status(), 200);
+    let page = prometheus(port);
+    let of = |what: &str, phase: &str| {
+        let labels = [("k8s_namespace_name", NAMESPACE), ("kn_revision_name", REVISION), ("phase", phase)];
+        sum(&page, &format!("lockkeeper_activator_cold_start_seconds_{what}"), &labels)
+    };
+    for phase in ["pod", "ready", "sent", "total"] {
+        assert_eq!(of("count", phase), Some(1.0), "{phase}");
+    }
+    let parts: f64 = ["pod", "ready", "sent"].into_iter().filter_map(|phase| of("sum", phase)).sum();
+    let total = of("sum", "total").unwrap();
+    assert!((parts - total).abs() < 1e-6 && total >= 0.1, "{parts} {total}");
+}
+
 /// O2: whatever callers send, the number of series has a bound.
 #[test]
 fn given_random_hosts_when_scraped_then_series_stay_bounded() {

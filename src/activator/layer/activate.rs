@@ -104,6 +104,9 @@ async fn dispatch(worker: &Worker, local: &Local, request: Request) -> Result<Re
             // The probe's connection carries the first request.
             pool.adopt(connection).await;
         }
+        if let Some(cold) = slot.woke().and_then(|woke| woke.seen_by(call.started, Instant::now())) {
+            revision.metrics.cold.record(cold);
+        }
         match prepared.send(&pool).await {
             Ok(mut response) => {
                 slot.reached();

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::sync::{Mutex, PoisonError};
 
+use super::cold;
 use super::labels::Key;
 use super::{Count, DURATION, HttpCells, HttpTables, Metrics, SIZE};
 use crate::activator::revisions::Revision;
@@ -113,11 +114,11 @@ fn http(metrics: &Metrics, revisions: &[std::sync::Arc<Revision>]) -> Vec<Family
     let of_all = |table: fn(&HttpTables) -> &Table<Key, HttpCells>, pick: Pick| {
         let mut all = Vec::new();
         for revision in revisions {
-            if let Some(tables) = revision.metrics.get() {
+            if let Some(tables) = revision.metrics.tables.get() {
                 points(table(tables), pick, &of(revision), &mut all);
             }
         }
-        if let Some(tables) = metrics.unknown.get() {
+        if let Some(tables) = metrics.unknown.tables.get() {
             points(table(tables), pick, &Vec::new(), &mut all);
         }
         all
@@ -206,6 +207,7 @@ pub(super) fn extras(metrics: &Metrics) -> Vec<Family> {
                 0.0,
             )
         },
+        cold_starts(&metrics.revisions.all()),
         count(
             Count::Retry,
             "lockkeeper_upstream_retries_total",
@@ -238,6 +240,27 @@ pub(super) fn extras(metrics: &Metrics) -> Vec<Family> {
         }
     }
     families
+}
+
+fn cold_starts(revisions: &[std::sync::Arc<Revision>]) -> Family {
+    let name = "lockkeeper_activator_cold_start_seconds";
+    let help = "Cold starts as their first request saw them: until an address was listed, a pod could be used, the \
+                request was sent on, and all of it.";
+    let mut family = Family { kind: Kind::Histogram(&cold::BOUNDS), ..single(name, help, Kind::Gauge, 0.0) };
+    let of = |revision: &Revision, phase| {
+        let names = [
+            ("k8s_namespace_name", revision.key.namespace()),
+            ("kn_revision_name", revision.key.name()),
+            ("phase", phase),
+        ];
+        names.map(|(name, value)| text(name, value)).to_vec()
+    };
+    let all = revisions.iter().flat_map(|revision| {
+        let totals = revision.metrics.cold.totals().into_iter();
+        totals.map(|(phase, total)| Point { labels: of(revision, phase), value: Value::Histogram(total) })
+    });
+    family.points = all.collect();
+    family
 }
 
 fn words(name: &'static str, help: &'static str, counted: &Mutex<Vec<(&'static str, u64)>>) -> Family {

@@ -7,6 +7,7 @@
 //! Source: `pkg/activator/handler/metrics.go`, `otelhttp`'s server and client instruments,
 //! `pkg/websocket` (`kn.activator.stats.conn.*`).
 
+pub mod cold;
 pub mod collect;
 pub mod gauges;
 pub mod labels;
@@ -89,8 +90,13 @@ impl HttpShards {
     }
 }
 
-/// A place for a revision's tables, made when they are first needed.
-pub type Slot = OnceLock<HttpTables>;
+/// What is recorded of a revision, made when it is first needed.
+#[derive(Default)]
+pub struct Slot {
+    tables: OnceLock<HttpTables>,
+    /// Its cold starts.
+    pub cold: cold::ColdStarts,
+}
 
 /// Things that are only counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -151,7 +157,7 @@ impl Metrics {
             workers,
             resource,
             revisions,
-            unknown: OnceLock::new(),
+            unknown: Slot::default(),
             plain: (0..workers).map(|_| Plain::default()).collect(),
             causes: Mutex::default(),
             handshake_failures: Mutex::default(),
@@ -172,6 +178,7 @@ impl Metrics {
     pub fn shards(&self, slot: Option<&Slot>, worker: usize) -> HttpShards {
         let tables = slot
             .unwrap_or(&self.unknown)
+            .tables
             .get_or_init(|| HttpTables { server: Table::new(self.workers), client: Table::new(self.workers) });
         HttpShards { server: Shard::new(&tables.server, worker), client: Shard::new(&tables.client, worker) }
     }

@@ -20,6 +20,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 mod waiting;
+mod waking;
 mod words;
 
 pub use assign::Activators;
@@ -28,4 +29,5 @@ pub use pod::{Failure, Outcome, Pace};
 pub use revision::{Command, Entry, Refused, Revision, Slot, Wait, WeakRevision};
 pub use rules::{Choice, MeshMode, Policy, Rules, Slicing};
 pub use state::Throttle;
+pub use waking::{ColdStart, Woke};
 pub use words::{Arrived, Counts, Difference, ProbeKey, SlotKey, Ticket, Wanted};

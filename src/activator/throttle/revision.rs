@@ -9,6 +9,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
+use std::time::Instant;
 
 use smallvec::SmallVec;
 use tokio::sync::mpsc::UnboundedSender;
@@ -18,6 +19,7 @@ use super::budget::Budget;
 use super::pod::{Failure, Outcome, Pace};
 use super::rules::Rules;
 use super::state::Throttle;
+use super::waking::{Waking, Woke};
 use super::words::{Arrived, Counts, Difference, ProbeKey, SlotKey, Ticket, Wanted};
 
 /// What a revision asks of the prober.
@@ -63,6 +65,7 @@ struct Shared {
 #[derive(Debug)]
 struct Inner {
     throttle: Throttle,
+    waking: Waking,
     /// Connections on which a probe passed while requests waited, for the first of them.
     parked: SmallVec<[(ProbeKey, TcpStream); 1]>,
 }
@@ -101,7 +104,7 @@ impl Revision {
         });
         // Only the spread over pods depends on it, and activators should differ.
         let seed = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), id);
-        let inner = Inner { throttle: Throttle::new(rules, seed), parked: SmallVec::new() };
+        let inner = Inner { throttle: Throttle::new(rules, seed), waking: Waking::default(), parked: SmallVec::new() };
         let shared = Shared {
             id,
             name: name.into(),
@@ -181,7 +184,7 @@ impl Revision {
         let arrived = inner.throttle.arrived(again);
         match arrived {
             Arrived::Go(key) => match inner.throttle.address(key) {
-                Some(to) => Entry::Granted(self.slot(key, to)),
+                Some(to) => Entry::Granted(self.slot(key, to, None)),
                 None => Entry::Refused(Refused::RevisionGone),
             },
             Arrived::Full => Entry::Refused(Refused::QueueFull),
@@ -198,8 +201,8 @@ impl Revision {
         }
     }
 
-    fn slot(&self, key: SlotKey, (address, is_cluster_ip): (SocketAddr, bool)) -> Slot {
-        Slot { revision: self.clone(), key, address, is_cluster_ip, reached: false, over: false }
+    fn slot(&self, key: SlotKey, (address, is_cluster_ip): (SocketAddr, bool), woke: Option<Box<Woke>>) -> Slot {
+        Slot { revision: self.clone(), key, address, is_cluster_ip, woke, reached: false, over: false }
     }
 
     // For the control side.
@@ -241,7 +244,11 @@ impl Revision {
         {
             inner.parked.push((key, connection));
         }
+        let waited_for = inner.throttle.waiting() > 0;
         let counts = inner.throttle.probed(key, outcome);
+        if inner.waking.is_asleep() {
+            inner.see(waited_for);
+        }
         if !counts {
             inner.parked.retain(|(parked, _)| *parked != key);
         }
@@ -263,7 +270,9 @@ impl Revision {
 
     fn tell<T>(&self, what: impl FnOnce(&mut Throttle) -> T) -> T {
         let mut inner = self.shared.lock();
+        let waited_for = inner.throttle.waiting() > 0;
         let result = what(&mut inner.throttle);
+        inner.see(waited_for);
         self.after(inner);
         result
     }
@@ -278,6 +287,14 @@ impl Revision {
         self.shared.waiting.store(inner.throttle.waiting(), Ordering::Relaxed);
         drop(inner);
         wakers.into_iter().for_each(Waker::wake);
+    }
+}
+
+impl Inner {
+    /// Something has changed that may have woken the revision, or sent it to sleep.
+    fn see(&mut self, waited_for: bool) {
+        let counts = self.throttle.counts();
+        self.waking.see(counts.listed > 0, counts.usable > 0 || counts.fallback, waited_for, Instant::now());
     }
 }
 
@@ -305,10 +322,11 @@ impl Future for Wait {
         let mut inner = self.revision.shared.lock();
         let Some(decided) = inner.throttle.poll(ticket, cx.waker()) else { return Poll::Pending };
         let granted = decided.ok().and_then(|key| Some((key, inner.throttle.address(key)?)));
+        let woke = granted.and_then(|_| inner.waking.take());
         drop(inner);
         self.ticket = None;
         self.revision.shared.budget.give_back(self.cost);
-        Poll::Ready(granted.map(|(key, to)| self.revision.slot(key, to)).ok_or(Refused::RevisionGone))
+        Poll::Ready(granted.map(|(key, to)| self.revision.slot(key, to, woke)).ok_or(Refused::RevisionGone))
     }
 }
 
@@ -329,6 +347,7 @@ pub struct Slot {
     key: SlotKey,
     address: SocketAddr,
     is_cluster_ip: bool,
+    woke: Option<Box<Woke>>,
     reached: bool,
     over: bool,
 }
@@ -344,6 +363,12 @@ impl Slot {
     #[must_use]
     pub fn is_cluster_ip(&self) -> bool {
         self.is_cluster_ip
+    }
+
+    /// When the revision woke up, if this is the first slot since.
+    #[must_use]
+    pub fn woke(&self) -> Option<Woke> {
+        self.woke.as_deref().copied()
     }
 
     /// The connection on which this pod passed its probe, if nobody has taken it yet: cleartext HTTP/1.1, idle, after
