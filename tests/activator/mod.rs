@@ -10,6 +10,7 @@ mod far;
 mod limits;
 mod link;
 mod lost;
+mod malformed;
 mod many_pods;
 mod metrics_port;
 mod observed;

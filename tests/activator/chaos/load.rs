@@ -80,7 +80,10 @@ impl Load {
                         };
                         let answer = match answer.await {
                             Ok(answer) if answer.status == 200 => Ok(()),
-                            Ok(answer) => Err(format!("HTTP/2 {}", answer.status)),
+                            Ok(answer) => {
+                                let cause = answer.headers.get("x-lockkeeper-cause");
+                                Err(format!("HTTP/2 {} {cause:?}", answer.status))
+                            }
                             Err(error) => {
                                 connection = None;
                                 Err(format!("HTTP/2 {error}"))
