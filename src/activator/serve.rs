@@ -104,6 +104,7 @@ pub fn on_worker(shared: &Arc<Shared>, index: usize) -> impl Serve + use<> {
     });
     tokio::task::spawn_local(follow_orders(shared.order.clone(), connections.clone()));
     tokio::task::spawn_local(follow_trust(shared.trust.changes(), pools));
+    tokio::task::spawn_local(guide::follow_trust(shared.trust.clone(), connections.clone()));
     let stack = stack::build(Parts {
         health: shared.health.clone(),
         drain: shared.drain.clone(),

@@ -45,6 +45,8 @@ pub struct Connection {
     pub port: PortId,
     /// What the handshake came to; nothing before its end and over plaintext.
     pub negotiated: OnceCell<TlsFacts>,
+    /// Whether the caller has shown a certificate that was verified.
+    pub certified: Cell<bool>,
     /// Whether the connection speaks HTTP/2.
     pub h2: Cell<bool>,
     /// Requests' heads as they come in (HTTP/1.1 only).
@@ -81,6 +83,7 @@ impl Connection {
             tls,
             port,
             negotiated: OnceCell::new(),
+            certified: Cell::new(false),
             h2: Cell::new(false),
             head: Head::default(),
             server_name: OnceCell::new(),

@@ -5,6 +5,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,7 @@ use slab::Slab;
 use super::call::{Call, Connection};
 use super::limits;
 use super::stream::Stream;
+use crate::tls::trust;
 use crate::worker::clock;
 
 /// What a connection is asked to do.
@@ -38,10 +40,22 @@ pub(super) enum Park {
     Done,
 }
 
+/// What is known of who calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Caller {
+    /// Nothing yet. An authority may have been removed since the connection was accepted.
+    Unknown { distrusted: bool },
+    /// It has shown no certificate.
+    Anonymous,
+    /// It has shown one.
+    Certified,
+}
+
 /// One connection as its worker sees it from outside.
 pub struct Guide {
     waker: RefCell<Option<Waker>>,
     order: Cell<Order>,
+    caller: Cell<Caller>,
     /// Since when a header block has been awaited; none while a request or its response is under way.
     awaiting: Cell<Option<Instant>>,
     /// Whether a request was answered: from then on, waiting for the next one has no limit until its head begins to come.
@@ -68,6 +82,23 @@ impl Guide {
     #[must_use]
     pub fn must_leave(&self) -> bool {
         self.order.get() == Order::Leave
+    }
+
+    /// The connection has begun, by a caller that has shown a certificate, or not.
+    pub(super) fn opened(&self, certified: bool) {
+        let before = self.caller.replace(if certified { Caller::Certified } else { Caller::Anonymous });
+        // Whether it was verified before or after the authority went is not known: it may come again.
+        if certified && before == (Caller::Unknown { distrusted: true }) {
+            self.order(Order::Finish);
+        }
+    }
+
+    fn distrust(&self) {
+        match self.caller.get() {
+            Caller::Unknown { .. } => self.caller.set(Caller::Unknown { distrusted: true }),
+            Caller::Anonymous => {}
+            Caller::Certified => self.order(Order::Finish),
+        }
     }
 
     /// A request has come in.
@@ -173,6 +204,14 @@ impl Connections {
         }
     }
 
+    /// An authority was removed: connections whose callers have shown a certificate end, once nothing is under way on
+    /// them. Who is still trusted comes again.
+    fn distrust(&self) {
+        for (_, guide) in &*self.guides.borrow() {
+            guide.distrust();
+        }
+    }
+
     /// Whether responses shall say `Connection: close`.
     #[must_use]
     pub fn announcing(&self) -> bool {
@@ -202,6 +241,7 @@ impl Connections {
         let guide = Rc::new(Guide {
             waker: RefCell::default(),
             order: Cell::new(Order::Serve),
+            caller: Cell::new(Caller::Unknown { distrusted: false }),
             awaiting: Cell::new(Some(Instant::now())),
             served: Cell::new(false),
             coming: Cell::new(None),
@@ -235,6 +275,21 @@ pub async fn housekeeping(
         if now.saturating_duration_since(last) >= limits::SWEEP {
             upstreams(now);
             last = now;
+        }
+    }
+}
+
+/// Follows the authorities of callers' certificates, for as long as there are any to come: what was verified by one that is
+/// removed does not outlive it.
+pub async fn follow_trust(trust: Arc<trust::Store>, connections: Rc<Connections>) {
+    let mut changes = trust.changes();
+    let removal = || trust.snapshot().map_or(0, |snapshot| snapshot.last_removal);
+    let mut last = removal();
+    while changes.changed().await.is_ok() {
+        let now = removal();
+        if now != last {
+            last = now;
+            connections.distrust();
         }
     }
 }

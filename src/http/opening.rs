@@ -38,6 +38,7 @@ pub(super) async fn open(
                 Ok(stream) => {
                     told.handshake(stream.get_ref().1);
                     let _ = info.negotiated.set(negotiated(stream.get_ref().1));
+                    info.certified.set(stream.get_ref().1.peer_certificates().is_some());
                     Socket::Tls(Box::new(stream))
                 }
                 Err(error) => {

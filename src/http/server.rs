@@ -107,6 +107,7 @@ where
         let opening = Box::pin(opening::open(socket, &info, tls, &*self.told));
         let limit = tokio::time::timeout(self.settings.header_time, opening);
         let Ok(Some((socket, prefix, h2))) = limit.await else { return };
+        guide.opened(info.certified.get());
         info.h2.set(h2);
         if !h2 {
             info.head.begin();

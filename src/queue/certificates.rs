@@ -26,7 +26,8 @@ use crate::worker::Workers;
 pub(super) struct Tls {
     /// What is shown.
     pub(super) identity: Arc<identity::Store>,
-    trust: Arc<trust::Store>,
+    /// Who vouches for callers.
+    pub(super) trust: Arc<trust::Store>,
     /// Where both come from.
     pub(super) directory: Directory,
     /// None where what may be negotiated is not known: then TLS stays off.

@@ -30,6 +30,7 @@ use crate::telemetry::registry::Source;
 use crate::telemetry::request_log::{RevisionFacts, Template};
 use crate::telemetry::trace::{Names, Tracer};
 use crate::telemetry::{log, writer};
+use crate::tls::settings::Callers;
 use crate::worker::{Listener, Workers, cpu};
 
 /// Idle HTTP/1.1 connections to an application without a limit of concurrency (`pkg/queue/sharedmain`: 1000).
@@ -217,6 +218,7 @@ async fn start(config: Config, env: &dyn Env) -> Result<(), Fatal> {
             Box::pin(async move { prober.check().await })
         }),
         tls: tls.settings.as_ref().map(|settings| settings.data.clone()),
+        callers: (config.own.client_auth.callers != Callers::Off).then(|| tls.trust.clone()),
     });
     let on_worker = {
         let shared = shared.clone();

@@ -24,6 +24,7 @@ use crate::http::server::{Server, Settings};
 use crate::http::upstream::{Limits, Pool, Speaks};
 use crate::lifecycle::drain::Drain;
 use crate::telemetry::trace::Tracer;
+use crate::tls::trust;
 use crate::worker::{Held, PortId, Serve};
 
 /// The plaintext listener.
@@ -74,6 +75,8 @@ pub struct Shared {
     pub ready: Arc<dyn Fn() -> std::pin::Pin<Box<dyn Future<Output = bool> + Send>> + Send + Sync>,
     /// Settings of the TLS listener.
     pub tls: Option<Arc<rustls::ServerConfig>>,
+    /// Who vouches for callers, where they are asked for certificates.
+    pub callers: Option<Arc<trust::Store>>,
 }
 
 /// Builds the server of worker `index`, on its thread.
@@ -89,6 +92,9 @@ pub fn on_worker(shared: &Arc<Shared>, index: usize) -> impl Serve + use<> {
         guide::housekeeping(connections.clone(), shared.http.header_time, shared.client_idle, sweep)
     });
     tokio::task::spawn_local(follow(shared.order.clone(), connections.clone()));
+    if let Some(trust) = &shared.callers {
+        tokio::task::spawn_local(guide::follow_trust(trust.clone(), connections.clone()));
+    }
     let ready = shared.ready.clone();
     let check: Check = Rc::new(move || ready());
     let user_port = shared.application.port();

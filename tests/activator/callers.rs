@@ -1,4 +1,6 @@
 //! Certificates of callers (`LOCKKEEPER_CLIENT_AUTH`): on the TLS port, and the activator's own where a queue asks for one.
+use std::time::Duration;
+
 use lockkeeper::local::pki::Authority;
 
 use super::world::{Activator, NAMESPACE, Pod, REVISION, SYSTEM, World, named};
@@ -68,6 +70,39 @@ fn given_an_authority_that_is_removed_when_its_callers_come_again_then_they_are_
     world.api.delete("configmaps", SYSTEM, "bundle");
     eventually("it is no longer trusted", || ask(port, &world, Some((&other, "kn-routing"))).is_none());
     assert_eq!(ask(port, &world, Some((&world.authority, "kn-routing"))), Some(200));
+}
+
+/// What an authority vouched for does not outlive it: connections of its callers end, those under way after their response,
+/// and those of callers without a certificate stay.
+#[test]
+fn given_open_connections_when_their_callers_authority_is_removed_then_they_end_and_others_stay() {
+    let (world, pod, _activator, port) = with_callers("request", None);
+    let other = Authority::mint("lockkeeper tests, another").unwrap();
+    world.api.apply(trust_bundle(SYSTEM, "bundle", other.pem()));
+    eventually("it is trusted", || ask(port, &world, Some((&other, "kn-routing"))) == Some(200));
+    let open = |shown| Raw::tls(port, client_of(&world.authority, shown), "kn-routing");
+    let (mut idle, mut busy) = (open(Some((&other, "kn-routing"))), open(Some((&other, "kn-routing"))));
+    let mut anonymous = open(None);
+    let headers = named(NAMESPACE, REVISION);
+    for client in [&mut idle, &mut busy, &mut anonymous] {
+        assert_eq!(client.get("/", &headers).reply().status(), 200);
+    }
+    // Of a request that waits, the response is still to come.
+    world.endpoints(&[], &[]);
+    eventually("there is no pod", || {
+        let mut client = open(None);
+        client.get("/", &headers).reply_within(Duration::from_millis(300)).is_none()
+    });
+    busy.get("/", &headers);
+
+    world.api.delete("configmaps", SYSTEM, "bundle");
+
+    assert!(idle.closes(), "at once");
+    world.endpoints(&[pod.ip], &[]);
+    let last = busy.reply();
+    assert_eq!(last.status(), 200);
+    assert!(busy.closes(), "after its response");
+    assert_eq!(anonymous.get("/", &headers).reply().status(), 200);
 }
 
 /// Both hops verified in both directions: the activator shows `routing-serving-certs` to a queue that asks.

@@ -8,7 +8,7 @@ use rustls::version::{TLS12, TLS13};
 use crate::support::app::App;
 use crate::support::binary::{queue, timed};
 use crate::support::client::{Raw, get, local, run};
-use crate::support::pki::{NAME, Pki};
+use crate::support::pki::{NAME, Pki, client_of};
 use crate::support::wait::eventually;
 
 fn serial(port: u16, trust: &Trust) -> std::io::Result<String> {
@@ -202,6 +202,28 @@ fn given_client_certificates_are_requested_when_callers_come_then_none_is_fine_a
     assert_eq!(ask(pki.client(&[&TLS13], &[])), Some(200));
     assert_eq!(ask(pki.client_as(&pki.authority, "kn-routing")), Some(200));
     assert_eq!(ask(pki.client_as(&stranger, "kn-routing")), None);
+}
+
+/// A caller's connection does not outlive the authority that vouched for it.
+#[test]
+fn given_a_certified_connection_when_its_authority_is_replaced_then_it_ends_and_the_caller_is_refused() {
+    let (app, mut pki) = (App::ok(), Pki::new());
+    let mut queue = queue(app.port()).certs(pki.dir()).env("LOCKKEEPER_CLIENT_AUTH", "require").start();
+    let port = queue.tls();
+    let mut kept = Raw::tls(port, pki.client_as(&pki.authority, "kn-routing"), NAME);
+    assert_eq!(kept.get("/", "").reply().status(), 200);
+
+    let next = Authority::mint("the next").unwrap();
+    let leaf = next.leaf(&[NAME], 7).unwrap();
+    pki.mount.publish_leaf(&leaf, &next).unwrap();
+
+    assert!(kept.closes());
+    let ask = |authority| {
+        let mut client = Raw::tls(port, client_of(&next, Some((authority, "kn-routing"))), NAME);
+        client.get("/", "").try_reply().map(|reply| reply.status())
+    };
+    assert_eq!(ask(&pki.authority), None);
+    assert_eq!(ask(&next), Some(200));
 }
 
 /// T4, strict mode: plaintext only from this machine's loopback and kubelet's probes; TLS from everywhere.

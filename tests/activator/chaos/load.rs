@@ -149,6 +149,8 @@ pub struct Outcome {
     /// Time beside a pod that could serve, less what the application takes.
     pub waits: Vec<Duration>,
     straight: Vec<Duration>,
+    /// The request that waited longest beside a pod.
+    pub slowest: String,
     /// What was not answered with 200.
     pub lost: Vec<String>,
 }
@@ -159,7 +161,8 @@ impl Outcome {
         start: Instant,
         beside: impl Fn(&str, &Done) -> Duration,
     ) -> Self {
-        let mut outcome = Self { waits: Vec::new(), straight: Vec::new(), lost: Vec::new() };
+        let mut outcome = Self { waits: Vec::new(), straight: Vec::new(), slowest: String::new(), lost: Vec::new() };
+        let mut most = Duration::ZERO;
         for (of, done) in all {
             for done in done {
                 if let Err(answer) = &done.answer {
@@ -171,7 +174,15 @@ impl Outcome {
                     ));
                 }
                 match of {
-                    Some(of) => outcome.waits.push(beside(of, &done).saturating_sub(SERVICE)),
+                    Some(of) => {
+                        let wait = beside(of, &done).saturating_sub(SERVICE);
+                        outcome.waits.push(wait);
+                        if wait > most {
+                            most = wait;
+                            let (at, took) = (done.from - start, done.to - done.from);
+                            outcome.slowest = format!("{at:?} {of} took {took:?}, {wait:?} of it beside a pod");
+                        }
+                    }
                     None => outcome.straight.push((done.to - done.from).saturating_sub(SERVICE)),
                 }
             }

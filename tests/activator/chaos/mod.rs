@@ -42,7 +42,10 @@ fn given_steady_load_when_everything_comes_and_goes_then_no_request_is_lost_or_w
         outcome.straight(0.99),
         outcome.straight(1.0),
     );
-    println!("{summary}");
+    println!("{summary}\nslowest: {}", outcome.slowest);
+    if outcome.wait(1.0) > USUAL {
+        println!("{}", diary.join("\n"));
+    }
     let told = || format!("{summary}\n{}\n{}", diary.join("\n"), outcome.lost.join("\n"));
     assert!(outcome.waits.len() > 100, "there was load: {}", told());
     assert!(outcome.lost.is_empty(), "{}", told());
