@@ -112,6 +112,8 @@ impl Chaos {
     pub fn run(&mut self, time: Duration) {
         let mut deck = Vec::new();
         let mut rounds = 0;
+        // What the first step cuts off must have been told.
+        self.settle();
         while rounds == 0 || self.start.elapsed() < time || !deck.is_empty() && rounds == 1 {
             if deck.is_empty() {
                 deck = STEPS.to_vec();
