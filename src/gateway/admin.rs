@@ -114,6 +114,12 @@ fn families(live: &Live, counts: &Counts, drain: &Drain) -> Vec<Family> {
             number(f64::from(live.is_ready())),
         ),
         family(
+            "lockkeeper_gateway_encryption",
+            "Whether system-internal-tls is on.",
+            Kind::Gauge,
+            number(f64::from(live.encryption.load(Ordering::Relaxed))),
+        ),
+        family(
             "lockkeeper_gateway_leader",
             "Whether this replica writes status.",
             Kind::Gauge,

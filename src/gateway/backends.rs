@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 
+use super::encryption::Switch;
 use super::objects::{EndpointSlice, Service};
 use super::route::ServiceRef;
 use crate::knative::ingress::PortRef;
@@ -105,7 +106,7 @@ pub struct Backends {
     services: HashMap<Key, Arc<Service>>,
     slices: HashMap<Key, BTreeMap<Key, Arc<EndpointSlice>>>,
     made: HashMap<Key, BTreeMap<Identity, Weak<Backend>>>,
-    tls: bool,
+    tls: Switch,
     activator: Key,
     activators: Membership,
     seen: HashMap<Key, Membership>,
@@ -140,7 +141,7 @@ impl Backends {
             services: HashMap::new(),
             slices: HashMap::new(),
             made: HashMap::new(),
-            tls: false,
+            tls: Switch::default(),
             activator: Key::new(system_namespace, "activator-service"),
             activators: Membership::default(),
             seen: HashMap::new(),
@@ -201,7 +202,7 @@ impl Backends {
 
     /// Switches system-internal TLS.
     pub fn set_tls(&mut self, on: bool, at: Instant) {
-        self.tls = on;
+        self.tls.set(on, at);
         self.settle(at);
     }
 
@@ -251,7 +252,7 @@ impl Backends {
             let number = port.map(|port| port.port).unwrap_or(80);
             return State { protocol, place: Place::Name(name.as_str().into(), number) };
         }
-        let tls = self.tls && identity.may_be_tls;
+        let tls = identity.may_be_tls && self.tls.encrypts(service, port, at);
         let mut upstreams = Vec::new();
         for slice in self.slices.get(&key).into_iter().flat_map(BTreeMap::values) {
             // Kubernetes writes the port of the pods under the name of the Service's port.

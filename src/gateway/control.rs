@@ -306,6 +306,7 @@ impl Control {
     fn apply_network(&mut self, network: &Network, at: Instant) {
         let trusts = self.live.trust.snapshot().is_some();
         self.state.set_upstream_tls(network.system_internal_tls, trusts, at);
+        self.live.encryption.store(network.system_internal_tls, Ordering::Relaxed);
     }
 
     /// Watches each Secret that is named and does not come with the others.

@@ -42,6 +42,8 @@ pub struct Live {
     pub work: Work,
     ready: AtomicBool,
     leads: AtomicBool,
+    /// Whether `system-internal-tls` is on.
+    pub encryption: AtomicBool,
     /// Events that were not written since there were too many.
     pub events_dropped: Arc<AtomicU64>,
 }
@@ -78,6 +80,7 @@ impl Live {
             work: Work::default(),
             ready: AtomicBool::new(false),
             leads: AtomicBool::new(false),
+            encryption: AtomicBool::new(false),
             events_dropped: Arc::default(),
         })
     }

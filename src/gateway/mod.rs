@@ -12,6 +12,7 @@ pub mod config;
 pub mod control;
 pub mod dump;
 pub mod edge;
+pub mod encryption;
 pub mod events;
 pub mod kourier;
 pub mod leader;

@@ -5,6 +5,7 @@ mod changes;
 mod cluster;
 mod conformance;
 mod dump;
+mod encryption;
 mod events;
 mod harness;
 mod leader;

@@ -219,24 +219,24 @@ fn given_system_internal_tls_when_switched_on_then_the_upstream_must_prove_its_n
 }
 
 /// A queue with a certificate of its own authority.
-struct Upstream {
+pub struct Upstream {
     pki: Pki,
     authority: Authority,
 }
 
 impl Upstream {
-    fn new(names: &[&str]) -> Self {
+    pub fn new(names: &[&str]) -> Self {
         let (mut pki, authority) = (Pki::empty(), Authority::mint("upstreams").unwrap());
         let leaf = authority.leaf(names, 7).unwrap();
         pki.mount.publish_leaf(&leaf, &authority).unwrap();
         Self { pki, authority }
     }
 
-    fn start(&self, application: u16) -> crate::support::binary::Binary {
+    pub fn start(&self, application: u16) -> crate::support::binary::Binary {
         queue(application).certs(self.pki.dir()).start()
     }
 
-    fn ca_pem(&self) -> &str {
+    pub fn ca_pem(&self) -> &str {
         self.authority.pem()
     }
 }
