@@ -121,9 +121,11 @@ pub struct Own {
     pub shutdown_grace: Option<Duration>,
     /// `LOCKKEEPER_CLIENT_IDLE_TIMEOUT`: closes connections from callers on which nothing happens; default none.
     pub client_idle_timeout: Option<Duration>,
+    /// `LOCKKEEPER_HEADER_READ_TIMEOUT`: TLS handshake and header of a connection's first request; default 60 s.
+    pub header_read_timeout: Duration,
     /// `LOCKKEEPER_MAX_HEADER_BYTES`: longest header of a request; default 1 MiB.
     pub max_header_bytes: u32,
-    /// `LOCKKEEPER_MAX_HEADERS`: most header lines of a message over HTTP/1.1; default 256.
+    /// `LOCKKEEPER_MAX_HEADERS`: most header lines of a message over HTTP/1.1; default 500.
     pub max_headers: u32,
     /// `LOCKKEEPER_MAX_CONCURRENT_STREAMS`: HTTP/2 streams a connection; default 250.
     pub max_concurrent_streams: u32,
@@ -217,8 +219,9 @@ impl Own {
         let drain_time = read.or("LOCKKEEPER_DRAIN_TIME", Duration::from_secs(45), value::duration);
         let grace = read.or("LOCKKEEPER_SHUTDOWN_GRACE", None, duration_or_off);
         let client_idle = read.or("LOCKKEEPER_CLIENT_IDLE_TIMEOUT", None, duration_or_off);
+        let header_read = read.or("LOCKKEEPER_HEADER_READ_TIMEOUT", Duration::from_secs(60), value::duration);
         let header_bytes = read.or("LOCKKEEPER_MAX_HEADER_BYTES", 1 << 20, value::bytes);
-        let headers = read.or("LOCKKEEPER_MAX_HEADERS", 256, value::count);
+        let headers = read.or("LOCKKEEPER_MAX_HEADERS", 500, value::count);
         let streams = read.or("LOCKKEEPER_MAX_CONCURRENT_STREAMS", 250, value::count);
         Some(Self {
             listen_address: listen_address?,
@@ -245,6 +248,7 @@ impl Own {
             drain_time: drain_time?,
             shutdown_grace: grace?,
             client_idle_timeout: client_idle?,
+            header_read_timeout: header_read?,
             max_header_bytes: header_bytes?,
             max_headers: headers?,
             max_concurrent_streams: streams?,

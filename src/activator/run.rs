@@ -183,6 +183,7 @@ async fn start<E: Env + Clone + 'static>(config: Config, env: &E, flags: &Flags)
         timeout_style: config.own.timeout_style,
         queue_tls_port: config.own.queue_tls_port,
         http: crate::http::server::Settings {
+            header_time: config.own.header_read_timeout,
             header_bytes: config.own.max_header_bytes as usize,
             header_lines: config.own.max_headers as usize,
             streams: config.own.max_concurrent_streams,

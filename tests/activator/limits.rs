@@ -122,3 +122,17 @@ fn given_thousands_of_waiting_requests_when_memory_is_measured_then_each_costs_l
     assert!(each <= 8.0, "{each} KiB");
     assert!(each > 0.5, "{each} KiB: nothing was held");
 }
+
+/// A caller that says nothing is let go when its time is up; one that was served may be silent for longer.
+#[test]
+fn given_a_limit_for_the_first_header_when_a_caller_is_silent_then_its_connection_is_closed() {
+    let world = World::new(false);
+    let activator = Activator::of(world.builder().env("LOCKKEEPER_HEADER_READ_TIMEOUT", "1s"), false);
+    let mut served = Raw::plain(activator.http1);
+    assert_eq!(served.get("/", "").reply().status(), 404);
+    let start = Instant::now();
+    assert!(Raw::plain(activator.http1).closes());
+    assert!(Raw::plain(activator.http1).send("GET / HTTP/1.1\r\n").closes());
+    assert!(start.elapsed() >= Duration::from_secs(2));
+    assert_eq!(served.get("/", "").reply().status(), 404);
+}
