@@ -187,7 +187,6 @@ async fn start<E: Env + Clone + 'static>(config: Config, env: &E, flags: &Flags)
             header_bytes: config.own.max_header_bytes as usize,
             header_lines: config.own.max_headers as usize,
             streams: config.own.max_concurrent_streams,
-            ..Default::default()
         },
         client_idle: config.own.client_idle_timeout,
         metrics,
