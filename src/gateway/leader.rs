@@ -24,6 +24,7 @@ use crate::knative::config_map::Invalid;
 use crate::kube::api::{Client, Error};
 use crate::kube::object::null_is_empty;
 use crate::kube::{Change, Key, Kind, Meta, Object, Selection};
+use crate::telemetry::log::Throttle;
 
 /// Name of the ConfigMap in the system namespace.
 pub const NAME: &str = "config-leader-election";
@@ -161,13 +162,17 @@ impl Election {
         let selection = Selection::within(self.lease.namespace()).named(self.lease.name());
         let leases = self.client.objects::<Lease>(selection);
         let mut changes = leases.changes();
+        // As for the watches: while the API server is away, the same reason is told twice a minute.
+        let log = Throttle::every(Duration::from_secs(30));
         loop {
             self.settings = **settings.borrow_and_update();
             let next = match self.attempt().await {
                 Held::Ours => Instant::now() + self.settings.retry,
                 Held::Until(end) => end,
                 Held::Unknown(why) => {
-                    tracing::warn!("Lease {}: {why}", self.lease);
+                    if log.allows(&why) {
+                        tracing::warn!("Lease {}: {why}", self.lease);
+                    }
                     Instant::now() + FAILED
                 }
             };
