@@ -338,7 +338,7 @@ impl Pool {
     /// A stream on a connection after the one of the number `after`; there is none free, or none at all.
     async fn open_h2(&self, after: u64) -> Result<Stream, Unreached> {
         let _one = self.h2_connecting.acquire().await;
-        let full = self.h2.borrow().len() >= H2_CONNECTIONS;
+        let full = self.h2_open() >= H2_CONNECTIONS;
         if let Some(found) = self.free_h2(full, if full { 0 } else { after }) {
             return Ok(found);
         }
@@ -392,6 +392,10 @@ impl Pool {
         matches!(stream.poll_ready(&mut cx), Poll::Ready(true)).then_some(stream)
     }
 
+    fn h2_open(&self) -> usize {
+        self.h2.borrow().iter().filter(|h2| !h2.wire.closed.get()).count()
+    }
+
     /// A shared connection opened after the one of the number `after` that may take another stream; with `full`, the one
     /// with the fewest.
     fn free_h2(&self, full: bool, after: u64) -> Option<Stream> {
@@ -399,9 +403,9 @@ impl Pool {
         let mut usable = all
             .iter()
             .filter(|h2| h2.number > after && !h2.wire.closed.get() && self.target.still_trusts(h2.generation));
-        let apart = all.len() < H2_APART;
+        let apart = || self.h2_open() < H2_APART;
         let found = match full {
-            false => usable.find(|h2| h2.wire.streams() < h2.wire.most.get() && !(apart && h2.wire.is_doubtful())),
+            false => usable.find(|h2| h2.wire.streams() < h2.wire.most.get() && !(h2.wire.is_doubtful() && apart())),
             true => usable.min_by_key(|h2| h2.wire.streams()),
         }?;
         Some(found.stream())

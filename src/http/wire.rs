@@ -88,7 +88,7 @@ impl Wire {
     /// Whether it may have been closed while it was idle: it had served, a stream has begun since, and nothing has come.
     #[must_use]
     pub fn is_doubtful(&self) -> bool {
-        self.served.get() && self.owes()
+        self.served.get() && self.streams.get() > 0 && self.woken.get().0 == self.read.get()
     }
 
     /// Whether nothing was written since the stream began for which [`Self::begin`] returned this.

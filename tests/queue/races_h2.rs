@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::races::{Random, SPIN};
 use crate::support::binary::queue;
-use crate::support::h2::{DATA, HEADERS};
+use crate::support::h2::{DATA, END_HEADERS, HEADERS};
 use crate::support::h2_app::{H2App, H2Caller};
 use crate::support::scrape::{observed, prometheus, sum};
 
@@ -21,9 +21,9 @@ enum Close {
     Abrupt,
 }
 
-/// Sends `each` requests on each of `callers` connections, of which each has a worker of its own, or all share one; with
-/// gaps of `idle` and up to a tenth more or less.
-fn race(close: Close, callers: usize, each: usize, size: usize, idle: Duration) {
+/// Sends `each` requests on each of `callers` connections, with gaps of `idle` and up to a tenth more or less. With as many
+/// workers as callers each has connections to the application of its own.
+fn race(close: Close, (callers, workers): (usize, usize), each: usize, size: usize, idle: Duration) {
     let closed = Arc::new(AtomicUsize::new(0));
     let counter = closed.clone();
     let app = H2App::start(move |conn| {
@@ -41,7 +41,7 @@ fn race(close: Close, callers: usize, each: usize, size: usize, idle: Duration) 
             served = true;
         }
     });
-    let mut queue = queue(app.port()).env("WORKER_THREADS", callers).start();
+    let mut queue = queue(app.port()).env("WORKER_THREADS", workers).start();
     let http = queue.http();
     let threads: Vec<_> = (0..callers)
         .map(|caller| {
@@ -91,9 +91,16 @@ fn race(close: Close, callers: usize, each: usize, size: usize, idle: Duration) 
 #[test]
 fn given_an_h2c_application_that_closes_idle_connections_when_requests_come_around_that_time_then_none_fails() {
     for close in [Close::Goaway, Close::Abrupt] {
-        race(close, 4, 1150, 1, Duration::from_millis(2));
-        race(close, 4, 100, 60_000, Duration::from_millis(4));
+        race(close, (4, 4), 1150, 1, Duration::from_millis(2));
+        race(close, (4, 4), 100, 60_000, Duration::from_millis(4));
     }
+}
+
+/// The same with callers that share connections, so that several requests meet one that is being closed: its GOAWAY tells
+/// which of them were not taken up.
+#[test]
+fn given_an_h2c_application_that_says_goodbye_to_idle_connections_when_callers_share_them_then_none_fails() {
+    race(Close::Goaway, (3, 1), 1000, 1, Duration::from_millis(2));
 }
 
 /// `LOCKKEEPER_TEST_REQUESTS` requests, 100,000 by default.
@@ -102,7 +109,7 @@ fn given_an_h2c_application_that_closes_idle_connections_when_requests_come_arou
 fn q2_given_an_h2c_application_that_closes_idle_connections_when_100000_requests_come_then_none_fails() {
     let requests = std::env::var("LOCKKEEPER_TEST_REQUESTS").ok().and_then(|text| text.parse().ok()).unwrap_or(100_000);
     for close in [Close::Goaway, Close::Abrupt] {
-        race(close, 20, requests / 40, 1, Duration::from_millis(10));
+        race(close, (20, 20), requests / 40, 1, Duration::from_millis(10));
     }
 }
 
@@ -162,6 +169,7 @@ fn given_a_goaway_with_posts_under_way_when_it_names_one_then_those_after_it_go_
         while let Some((stream, body)) = conn.request() {
             match &*body {
                 b"first" => conn.answer(stream, b"first"),
+                b"hold" => drop(conn.frames().send(HEADERS, END_HEADERS, stream, &[0x88])),
                 _ if conn.index > 1 => conn.answer(stream, &body),
                 _ => streams.push(stream),
             }
@@ -174,7 +182,9 @@ fn given_a_goaway_with_posts_under_way_when_it_names_one_then_those_after_it_go_
     let mut queue = queue(app.port()).env("WORKER_THREADS", 1).start();
     let mut client = H2Caller::connect(queue.http());
     assert!(client.ask("POST", Some(b"first")).unwrap().0);
-    // In one piece, so that they share a connection.
+    // A response that has begun shows that the connection is alive; then what comes shares it.
+    client.send(&[("POST", Some(b"hold"))]);
+    while client.frame().expect("the connection goes on").kind != HEADERS {}
     let streams = client.send(&[("POST", Some(b"0")), ("POST", Some(b"1")), ("POST", Some(b"2"))]);
     let mut answers = BTreeMap::new();
     let mut callers: Vec<_> = streams.iter().map(|stream| (*stream, Vec::new(), false)).collect();
