@@ -22,6 +22,10 @@ pub struct Kourier {
     pub access_log: Option<Template>,
     /// Whether external ports demand the PROXY protocol.
     pub proxy_protocol: bool,
+    /// On which of them: the plain one, the TLS one; default both.
+    pub proxy_listeners: (bool, bool),
+    /// From where the PROXY protocol is accepted, while connections from elsewhere are closed; none: from everywhere.
+    pub proxy_sources: Option<Vec<Cidr>>,
     /// The Secret, in the system namespace, for cluster-local hosts without a certificate of their own.
     pub cluster_certificate: Option<String>,
     /// The Secret (namespace, name) for external hosts without a certificate of their own.
@@ -53,6 +57,8 @@ impl Default for Kourier {
         Self {
             access_log: Template::parse(access_log::DEFAULT).ok(),
             proxy_protocol: false,
+            proxy_listeners: (true, true),
+            proxy_sources: None,
             cluster_certificate: None,
             default_certificate: None,
             stream_idle_timeout: None,
@@ -73,6 +79,18 @@ impl Default for Kourier {
 const IGNORED: &[&str] = &["enable-cryptomb"];
 
 impl Kourier {
+    /// Whether connections to the external port, the TLS one or the plain one, begin with the PROXY protocol.
+    #[must_use]
+    pub fn expects_proxy(&self, tls: bool) -> bool {
+        self.proxy_protocol && if tls { self.proxy_listeners.1 } else { self.proxy_listeners.0 }
+    }
+
+    /// Whether the PROXY protocol is believed from this address.
+    #[must_use]
+    pub fn accepts_proxy(&self, ip: IpAddr) -> bool {
+        self.proxy_sources.as_ref().is_none_or(|sources| sources.iter().any(|source| source.contains(ip)))
+    }
+
     /// The defaults, for data that can't be used, but never without the authoriser that it speaks of: until the mistake
     /// is repaired, that one decides, or nothing is allowed.
     #[must_use]
@@ -129,6 +147,10 @@ impl Kourier {
         Ok(Self {
             access_log,
             proxy_protocol: boolean("enable-proxy-protocol", false)?,
+            proxy_listeners: text("proxy-protocol-listeners").map_or(Ok((true, true)), proxy_listeners)?,
+            proxy_sources: text("proxy-protocol-sources")
+                .map(|text| blocks("proxy-protocol-sources", text))
+                .transpose()?,
             cluster_certificate: text("cluster-cert-secret").map(str::to_owned),
             default_certificate,
             stream_idle_timeout: (!stream_idle_timeout.is_zero()).then_some(stream_idle_timeout),
@@ -150,8 +172,25 @@ fn proxies(text: &str) -> Result<Vec<Cidr>, Invalid> {
     if text == "none" {
         return Ok(Vec::new());
     }
-    let invalid = || Invalid::new("trusted-proxies", text, "none, or addresses such as 192.0.2.1 and 10.0.0.0/8");
+    blocks("trusted-proxies", text)
+}
+
+fn blocks(key: &'static str, text: &str) -> Result<Vec<Cidr>, Invalid> {
+    let invalid = || Invalid::new(key, text, "addresses such as 192.0.2.1 and 10.0.0.0/8");
     list(Some(text)).map(|block| block.parse().map_err(|()| invalid())).collect()
+}
+
+/// `http`, `https` or both.
+fn proxy_listeners(text: &str) -> Result<(bool, bool), Invalid> {
+    let mut listeners = (false, false);
+    for name in list(Some(text)) {
+        match name {
+            "http" => listeners.0 = true,
+            "https" => listeners.1 = true,
+            _ => return Err(Invalid::new("proxy-protocol-listeners", text, "http, https or both")),
+        }
+    }
+    Ok(listeners)
 }
 
 fn list(text: Option<&str>) -> impl Iterator<Item = &str> {
@@ -205,6 +244,8 @@ mod tests {
             ("trusted-hops-count", "-1"),
             ("listen-ip-addresses", "localhost"),
             ("trusted-proxies", "10.0.0.0/33"),
+            ("proxy-protocol-sources", "10.0.0.0/33"),
+            ("proxy-protocol-listeners", "http,8444"),
             ("service-access-log-template", "%PROTOCOL"),
         ] {
             let error = parse(&[(key, value)]).unwrap_err().to_string();

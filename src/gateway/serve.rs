@@ -217,7 +217,11 @@ where
                 super::route::table::Side::Internal => both.1.clone(),
             }
         });
-        let proxied = listener.proxied && self.shared.live.settings.load().proxy_protocol;
+        let settings = self.shared.live.settings.load();
+        let proxied = listener.proxied && settings.expects_proxy(listener.tls);
+        if proxied && !settings.accepts_proxy(peer.ip()) {
+            return tracing::debug!("the PROXY protocol is not accepted from {peer}: closed");
+        }
         let server = self.server.clone();
         tokio::task::spawn_local(async move {
             let mut peer = peer;

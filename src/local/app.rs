@@ -5,7 +5,7 @@
 //!
 //! | path | answer |
 //! |---|---|
-//! | `/` | a greeting and the request's headers |
+//! | `/`, `/page...` | a greeting and the request's headers |
 //! | `/echo` | the request's body, as it comes |
 //! | `/bytes?n=` | that many zero bytes, with a `Content-Length` |
 //! | `/sse?n=&ms=` | n events (0: endless), `ms` apart |
@@ -172,7 +172,7 @@ async fn answer(request: Request<Incoming>) -> Result<Response<Body>, Infallible
             response
         }
         "/ws" => upgrade(request),
-        "/" => text(greeting(&request)),
+        page if page == "/" || page.starts_with("/page") => text(greeting(&request)),
         other => {
             let mut response = text(format!("nothing at {other}\n"));
             *response.status_mut() = StatusCode::NOT_FOUND;

@@ -116,4 +116,17 @@ fn given_stream_idle_timeout_and_proxy_protocol_when_set_then_both_act() {
     assert_eq!(proxied("PROXY TCP4 192.0.2.7 127.0.0.1 4711 80\r\n"), Some(200));
     assert_eq!(backend.last().get("x-forwarded-for"), Some("192.0.2.7"));
     assert_eq!(get(gateway.internal_http(), "a", "/").status(), 200, "never on internal ports");
+    // Ours: from where it is accepted, and on which port.
+    let apply = |key: &str, value: &str| {
+        gateway.directory.apply(config().entry("enable-proxy-protocol", "true").entry(key, value));
+    };
+    const HEADER: &str = "PROXY TCP4 192.0.2.7 127.0.0.1 4711 80\r\n";
+    apply("proxy-protocol-sources", "10.0.0.0/8");
+    eventually("it is not accepted from here", || proxied(HEADER).is_none());
+    assert_eq!(proxied(""), None, "and nothing else is either");
+    apply("proxy-protocol-sources", "10.0.0.0/8, 127.0.0.1");
+    eventually("it is accepted from here", || proxied(HEADER) == Some(200));
+    apply("proxy-protocol-listeners", "https");
+    eventually("the plain port does without", || proxied("") == Some(200));
+    assert_ne!(proxied(HEADER), Some(200));
 }
