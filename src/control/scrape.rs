@@ -10,7 +10,6 @@ use std::cell::RefCell;
 use std::fs;
 use std::io::{self, Write as _};
 use std::net::{IpAddr, ToSocketAddrs as _};
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -22,6 +21,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use tokio::sync::watch;
 
 use super::listener::{self, Handler, Response, Speaks};
+use crate::config::directory::FileLooks;
 use crate::http::body::Body;
 use crate::http::limits;
 use crate::telemetry::observability::{self, Prometheus, PrometheusTls};
@@ -140,12 +140,10 @@ struct Followed {
     trust: Arc<trust::Store>,
 }
 
-/// Identity and age of files.
-type Looks = Vec<Option<(u64, u64, i64, i64)>>;
+type Looks = Vec<Option<FileLooks>>;
 
 fn looks(paths: &[&Path]) -> Looks {
-    let look = |meta: fs::Metadata| (meta.ino(), meta.size(), meta.mtime(), meta.mtime_nsec());
-    paths.iter().map(|path| fs::metadata(path).ok().map(look)).collect()
+    paths.iter().map(|path| FileLooks::at(path)).collect()
 }
 
 impl Followed {

@@ -22,12 +22,13 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
+use crate::config::directory::{FileLooks, Watch};
 use crate::kube::counters::Activity;
 use crate::kube::manifest;
 use crate::kube::object::{Object, Selection};
 use crate::kube::objects::Objects;
 use kind::{Kind, Sink};
-use looks::{FileLooks, Looks, Watch};
+use looks::Looks;
 
 /// How often the directory is looked at without a hint.
 const POLL: Duration = Duration::from_secs(1);

@@ -17,16 +17,14 @@ mod files;
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use notify::Watcher;
-use notify::event::{AccessKind, EventKind};
 use time::OffsetDateTime;
 use tokio::sync::Notify;
 
+use crate::config::directory::Watch;
 use crate::tls::identity::{self, Reason, Rejection};
 use crate::tls::{expiry, source, trust};
 use files::{AUTHORITIES, CERTIFICATE, Files, KEY, Looks, read_files};
@@ -271,43 +269,6 @@ impl Directory {
                 return files.map(|files| (after, files));
             }
             attempt += 1;
-        }
-    }
-}
-
-/// A watch on the directory, set anew when the directory is another one.
-#[derive(Default)]
-struct Watch {
-    watched: Option<(u64, u64)>,
-    watcher: Option<notify::RecommendedWatcher>,
-}
-
-impl Watch {
-    fn keep_on(&mut self, dir: &Path, hint: &Arc<Notify>) {
-        let identity = fs::metadata(dir).ok().map(|meta| (meta.dev(), meta.ino()));
-        if identity == self.watched {
-            return;
-        }
-        self.watched = identity;
-        self.watcher = None;
-        if identity.is_none() {
-            return;
-        }
-        let hint = Arc::clone(hint);
-        let told = move |event: notify::Result<notify::Event>| {
-            // Our own reading opens files too, and is no news.
-            let opened = matches!(&event, Ok(event) if matches!(event.kind, EventKind::Access(AccessKind::Open(_))));
-            if !opened {
-                hint.notify_one();
-            }
-        };
-        match notify::recommended_watcher(told).and_then(|mut watcher| {
-            watcher.watch(dir, notify::RecursiveMode::NonRecursive)?;
-            Ok(watcher)
-        }) {
-            Ok(watcher) => self.watcher = Some(watcher),
-            // Looking each second is enough; it only takes up to a second longer.
-            Err(error) => tracing::debug!("No file-system events for {}: {error}", dir.display()),
         }
     }
 }

@@ -18,6 +18,7 @@ use serde_json::json;
 use tokio_rustls::TlsAcceptor;
 
 use super::harness::{Directory, Gateway, SYSTEM, app, builder, get, get_with, path, rule, simple};
+use crate::support::accept::accept;
 use crate::support::app::{App, ok, response};
 use crate::support::client::Raw;
 use crate::support::objects::{Object, config_map, trust_bundle};
@@ -250,46 +251,37 @@ fn serve(
     tls: Option<rustls::ServerConfig>,
     decide: impl Fn(&CheckRequest) -> CheckResponse + Clone + Send + 'static,
 ) -> (u16, Receiver<CheckRequest>) {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
-    listener.set_nonblocking(true).unwrap();
     let (sender, seen) = channel();
-    std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        tokio::task::LocalSet::new().block_on(&runtime, async move {
-            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-            let acceptor = tls.map(|config| TlsAcceptor::from(Arc::new(config)));
-            while let Ok((socket, _)) = listener.accept().await {
-                let (acceptor, sender, decide) = (acceptor.clone(), sender.clone(), decide.clone());
-                tokio::task::spawn_local(async move {
-                    if let Some(acceptor) = acceptor {
-                        let Ok(stream) = acceptor.accept(socket).await else { return };
-                        let service = service_fn(|_| async { Ok::<_, Infallible>(Response::new(String::new())) });
-                        let server = hyper::server::conn::http1::Builder::new();
-                        let _ = server.serve_connection(TokioIo::new(stream), service).await;
-                        return;
-                    }
-                    let service = service_fn(move |request: Request<Incoming>| {
-                        let (sender, decide) = (sender.clone(), decide.clone());
-                        async move {
-                            assert_eq!(request.uri().path(), "/envoy.service.auth.v3.Authorization/Check");
-                            assert_eq!(request.headers()["client"], "kourier");
-                            let bytes = all_of(request.into_body()).await;
-                            let question = CheckRequest::decode(&bytes[5..]).unwrap();
-                            let answer = decide(&question).encode_to_vec();
-                            let _ = sender.send(question);
-                            let mut framed = vec![0];
-                            framed.extend(u32::try_from(answer.len()).unwrap().to_be_bytes());
-                            framed.extend(answer);
-                            let response = Response::builder().header("content-type", "application/grpc");
-                            Ok::<_, Infallible>(response.body(Grpc(Some(framed.into()), true)).unwrap())
-                        }
-                    });
-                    let server = hyper::server::conn::http2::Builder::new(LocalExecutor);
-                    let _ = server.serve_connection(TokioIo::new(socket), service).await;
-                });
+    let acceptor = tls.map(|config| TlsAcceptor::from(Arc::new(config)));
+    let port = accept(move |socket| {
+        let (acceptor, sender, decide) = (acceptor.clone(), sender.clone(), decide.clone());
+        async move {
+            if let Some(acceptor) = acceptor {
+                let Ok(stream) = acceptor.accept(socket).await else { return };
+                let service = service_fn(|_| async { Ok::<_, Infallible>(Response::new(String::new())) });
+                let server = hyper::server::conn::http1::Builder::new();
+                let _ = server.serve_connection(TokioIo::new(stream), service).await;
+                return;
             }
-        });
+            let service = service_fn(move |request: Request<Incoming>| {
+                let (sender, decide) = (sender.clone(), decide.clone());
+                async move {
+                    assert_eq!(request.uri().path(), "/envoy.service.auth.v3.Authorization/Check");
+                    assert_eq!(request.headers()["client"], "kourier");
+                    let bytes = all_of(request.into_body()).await;
+                    let question = CheckRequest::decode(&bytes[5..]).unwrap();
+                    let answer = decide(&question).encode_to_vec();
+                    let _ = sender.send(question);
+                    let mut framed = vec![0];
+                    framed.extend(u32::try_from(answer.len()).unwrap().to_be_bytes());
+                    framed.extend(answer);
+                    let response = Response::builder().header("content-type", "application/grpc");
+                    Ok::<_, Infallible>(response.body(Grpc(Some(framed.into()), true)).unwrap())
+                }
+            });
+            let server = hyper::server::conn::http2::Builder::new(LocalExecutor);
+            let _ = server.serve_connection(TokioIo::new(socket), service).await;
+        }
     });
     (port, seen)
 }

@@ -1,7 +1,9 @@
 //! Contract, sections 6.3 and 10.1: WebSockets of HTTP/1.1 and of HTTP/2 callers (RFC 8441).
 use bytes::Bytes;
+use h2::client::SendRequest;
 use lockkeeper::net::websocket;
 use serde_json::json;
+use tokio::task::JoinHandle;
 
 use super::harness::{Directory, builder, ingress, rule, simple, split};
 use crate::support::app::{App, Conn, response};
@@ -96,14 +98,20 @@ fn given_a_queue_when_an_http2_caller_opens_websockets_then_they_are_upgrades_up
     speak(queue.http());
 }
 
+/// A connection whose peer's settings have come, and the task that drives it.
+async fn http2(port: u16) -> (SendRequest<Bytes>, JoinHandle<Result<(), h2::Error>>) {
+    let socket = tokio::net::TcpStream::connect(local(port)).await.unwrap();
+    let (send, mut connection) = h2::client::handshake(socket).await.unwrap();
+    let mut pings = connection.ping_pong().unwrap();
+    let driver = tokio::task::spawn_local(connection);
+    // It answers in order: its settings were there before.
+    pings.ping(h2::Ping::opaque()).await.unwrap();
+    (send, driver)
+}
+
 fn speak(port: u16) {
     run(async move {
-        let socket = tokio::net::TcpStream::connect(local(port)).await.unwrap();
-        let (mut send, mut connection) = h2::client::handshake(socket).await.unwrap();
-        let mut pings = connection.ping_pong().unwrap();
-        let driver = tokio::task::spawn_local(connection);
-        // Its settings have come when it has answered.
-        pings.ping(h2::Ping::opaque()).await.unwrap();
+        let (mut send, driver) = http2(port).await;
         send = send.ready().await.unwrap();
         assert!(send.is_extended_connect_protocol_enabled());
         let request = |path: &str| {
@@ -176,11 +184,7 @@ fn given_websockets_of_an_http2_caller_when_the_drain_ends_then_each_is_told() {
         super::harness::get(port, "a.example.com", "/").status() == 200
     });
     run(async move {
-        let socket = tokio::net::TcpStream::connect(local(port)).await.unwrap();
-        let (mut send, mut connection) = h2::client::handshake(socket).await.unwrap();
-        let mut pings = connection.ping_pong().unwrap();
-        let driver = tokio::task::spawn_local(connection);
-        pings.ping(h2::Ping::opaque()).await.unwrap();
+        let (mut send, driver) = http2(port).await;
         let mut open = Vec::new();
         for _ in 0..2 {
             let request = http::Request::connect("http://a.example.com/");

@@ -5,6 +5,7 @@ use http_body::Frame;
 use lockkeeper::local::client::{Connection, Outgoing, Protocol, read};
 use rustls::version::TLS13;
 
+use crate::support::accept::accept;
 use crate::support::app::App;
 use crate::support::binary::queue;
 use crate::support::client::{Raw, local, run};
@@ -63,36 +64,28 @@ fn given_http2_when_both_sides_send_trailers_then_both_arrive() {
 
 /// An HTTP/2 application that takes one request with trailers and answers with trailers.
 fn h2_application() -> (u16, std::sync::mpsc::Receiver<HeaderMap>) {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
     let (sender, seen) = std::sync::mpsc::channel();
-    std::thread::spawn(move || {
-        run(async move {
-            listener.set_nonblocking(true).unwrap();
-            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-            // The queue looks first whether HTTP/2 is spoken, on a connection of its own.
-            while let Ok((socket, _)) = listener.accept().await {
+    // The queue looks first whether HTTP/2 is spoken, on a connection of its own.
+    let port = accept(move |socket| {
+        let sender = sender.clone();
+        async move {
+            let Ok(mut connection) = h2::server::handshake(socket).await else { return };
+            while let Some(Ok((request, mut respond))) = connection.accept().await {
                 let sender = sender.clone();
                 tokio::task::spawn_local(async move {
-                    let Ok(mut connection) = h2::server::handshake(socket).await else { return };
-                    while let Some(Ok((request, mut respond))) = connection.accept().await {
-                        let sender = sender.clone();
-                        tokio::task::spawn_local(async move {
-                            let mut body = request.into_body();
-                            while let Some(Ok(data)) = body.data().await {
-                                let _ = body.flow_control().release_capacity(data.len());
-                            }
-                            let _ = sender.send(body.trailers().await.unwrap().unwrap_or_default());
-                            let mut stream = respond.send_response(http::Response::new(()), false).unwrap();
-                            stream.send_data(Bytes::from_static(b"ok"), false).unwrap();
-                            let mut trailers = HeaderMap::new();
-                            trailers.insert("x-back", "8".parse().unwrap());
-                            stream.send_trailers(trailers).unwrap();
-                        });
+                    let mut body = request.into_body();
+                    while let Some(Ok(data)) = body.data().await {
+                        let _ = body.flow_control().release_capacity(data.len());
                     }
+                    let _ = sender.send(body.trailers().await.unwrap().unwrap_or_default());
+                    let mut stream = respond.send_response(http::Response::new(()), false).unwrap();
+                    stream.send_data(Bytes::from_static(b"ok"), false).unwrap();
+                    let mut trailers = HeaderMap::new();
+                    trailers.insert("x-back", "8".parse().unwrap());
+                    stream.send_trailers(trailers).unwrap();
                 });
             }
-        });
+        }
     });
     (port, seen)
 }

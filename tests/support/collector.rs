@@ -15,6 +15,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsAcceptor;
 
+use super::accept::accept;
 use super::pki::Pki;
 
 /// A request with its body.
@@ -22,28 +23,19 @@ pub type Seen = (Parts, Vec<u8>);
 
 /// A collector that answers each push with success; its port, and what it got. It ends with the test's process.
 pub fn start(tls: Option<ServerConfig>, grpc: bool) -> (u16, Receiver<Seen>) {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
-    listener.set_nonblocking(true).unwrap();
     let (sender, seen) = channel();
-    std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        tokio::task::LocalSet::new().block_on(&runtime, async move {
-            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-            let acceptor = tls.map(|config| TlsAcceptor::from(Arc::new(config)));
-            while let Ok((socket, _)) = listener.accept().await {
-                let (acceptor, sender) = (acceptor.clone(), sender.clone());
-                tokio::task::spawn_local(async move {
-                    match acceptor {
-                        None => serve(socket, sender, grpc).await,
-                        Some(acceptor) => match acceptor.accept(socket).await {
-                            Ok(stream) => serve(stream, sender, grpc).await,
-                            Err(error) => eprintln!("collector: {error}"),
-                        },
-                    }
-                });
+    let acceptor = tls.map(|config| TlsAcceptor::from(Arc::new(config)));
+    let port = accept(move |socket| {
+        let (acceptor, sender) = (acceptor.clone(), sender.clone());
+        async move {
+            match acceptor {
+                None => serve(socket, sender, grpc).await,
+                Some(acceptor) => match acceptor.accept(socket).await {
+                    Ok(stream) => serve(stream, sender, grpc).await,
+                    Err(error) => eprintln!("collector: {error}"),
+                },
             }
-        });
+        }
     });
     (port, seen)
 }

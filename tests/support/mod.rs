@@ -1,4 +1,5 @@
 //! The harness: it hides ports, files and waiting, never the assertion.
+pub mod accept;
 pub mod apiserver;
 pub mod app;
 pub mod binary;

@@ -1,17 +1,13 @@
-//! What a directory looks like from outside, and hints that it has changed.
+//! What a directory of manifests looks like from outside.
 //!
 //! Control side; called by [`super`].
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
-use notify::Watcher;
-use notify::event::{AccessKind, EventKind};
-use tokio::sync::Notify;
+use crate::config::directory::FileLooks;
 
 /// Files count as settled when they looked the same for so long.
 const SETTLED: Duration = Duration::from_millis(20);
@@ -44,15 +40,6 @@ pub(super) struct Looks {
     pub(super) files: BTreeMap<String, FileLooks>,
 }
 
-/// Identity and age of one file.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct FileLooks {
-    file: (u64, u64),
-    size: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
-}
-
 impl Looks {
     fn of(dir: &Path) -> io::Result<Self> {
         let within = match fs::read_link(dir.join("..data")) {
@@ -74,57 +61,5 @@ impl Looks {
             }
         }
         Ok(Self { within, files })
-    }
-}
-
-impl FileLooks {
-    fn of(meta: &fs::Metadata) -> Self {
-        Self {
-            file: (meta.dev(), meta.ino()),
-            size: meta.size(),
-            modified: (meta.mtime(), meta.mtime_nsec()),
-            changed: (meta.ctime(), meta.ctime_nsec()),
-        }
-    }
-}
-
-/// A watch on the directory, set anew when the directory is another one.
-#[derive(Default)]
-pub(super) struct Watch {
-    watched: Option<(u64, u64)>,
-    watcher: Option<notify::RecommendedWatcher>,
-}
-
-impl Watch {
-    pub(super) fn keep_on(&mut self, dir: &Path, hint: &Arc<Notify>) {
-        let identity = fs::metadata(dir).ok().map(|meta| (meta.dev(), meta.ino()));
-        if identity == self.watched {
-            return;
-        }
-        self.watched = identity;
-        self.watcher = None;
-        if identity.is_none() {
-            return;
-        }
-        let hint = Arc::clone(hint);
-        let told = move |event: notify::Result<notify::Event>| {
-            // Our own reading opens and closes files too, and is no news.
-            let read = |kind: &EventKind| {
-                use notify::event::AccessMode;
-                let close = AccessKind::Close(AccessMode::Write);
-                matches!(kind, EventKind::Access(access) if *access != close)
-            };
-            if !matches!(&event, Ok(event) if read(&event.kind)) {
-                hint.notify_one();
-            }
-        };
-        match notify::recommended_watcher(told).and_then(|mut watcher| {
-            watcher.watch(dir, notify::RecursiveMode::NonRecursive)?;
-            Ok(watcher)
-        }) {
-            Ok(watcher) => self.watcher = Some(watcher),
-            // Looking each second is enough; it only takes up to a second longer.
-            Err(error) => tracing::debug!("No file-system events for {}: {error}", dir.display()),
-        }
     }
 }

@@ -2,9 +2,9 @@
 
 use std::fs;
 use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use crate::config::directory::FileLooks;
 use crate::tls::identity::{Reason, Rejection};
 
 /// Larger files are refused: a Secret holds 1 MiB at most.
@@ -37,16 +37,6 @@ impl std::fmt::Debug for Secret {
 pub(super) struct Looks {
     pub(super) data: Option<PathBuf>,
     files: Vec<Option<FileLooks>>,
-}
-
-/// Identity and age of one file.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct FileLooks {
-    device: u64,
-    inode: u64,
-    size: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
 }
 
 /// Reads from `from`; a file that `dir` has and the generation has not is no link into it and is read from `dir`.
@@ -84,22 +74,10 @@ fn read_file(path: &Path) -> io::Result<Option<Vec<u8>>> {
 
 impl Looks {
     pub(super) fn of(dir: &Path) -> Self {
-        let file = |name| fs::metadata(dir.join(name)).ok().map(|meta| FileLooks::of(&meta));
+        let file = |name| FileLooks::at(&dir.join(name));
         Self {
             data: fs::read_link(dir.join("..data")).ok(),
             files: [CERTIFICATE, KEY, AUTHORITIES].into_iter().map(file).collect(),
-        }
-    }
-}
-
-impl FileLooks {
-    fn of(meta: &fs::Metadata) -> Self {
-        Self {
-            device: meta.dev(),
-            inode: meta.ino(),
-            size: meta.size(),
-            modified: (meta.mtime(), meta.mtime_nsec()),
-            changed: (meta.ctime(), meta.ctime_nsec()),
         }
     }
 }
