@@ -130,3 +130,28 @@ fn given_stream_idle_timeout_and_proxy_protocol_when_set_then_both_act() {
     eventually("the plain port does without", || proxied("") == Some(200));
     assert_ne!(proxied(HEADER), Some(200));
 }
+
+/// Section 10.1, needed by ours: endpoints go to zero and come back; a split and a Service that name their ports.
+#[test]
+fn given_named_ports_when_the_endpoints_go_and_come_back_then_so_do_the_answers() {
+    let (directory, backend) = (Directory::new(), app("one"));
+    let mut object = simple("hello", "a", "app");
+    object["spec"]["rules"][0]["http"]["paths"][0]["splits"][0]["servicePort"] = "web".into();
+    let mut service = super::harness::service("app", "web");
+    service["spec"]["ports"][0]["targetPort"] = "named".into();
+    let slice = || super::harness::slice("app", 0, "web", backend.port());
+    directory.apply(service).apply(slice()).apply(object);
+    let mut gateway = directory.start(builder());
+    gateway.ready("hello", 1);
+    let port = gateway.http();
+    assert_eq!(get(port, "a", "/").text(), "one");
+
+    for _ in 0..3 {
+        let mut none = slice();
+        none["endpoints"][0]["conditions"]["ready"] = false.into();
+        gateway.directory.apply(none);
+        eventually("nobody is there", || get(port, "a", "/").header("x-lockkeeper-cause") == Some("no_endpoints"));
+        gateway.directory.apply(slice());
+        eventually("it is back", || get(port, "a", "/").text() == "one");
+    }
+}
