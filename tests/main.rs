@@ -4,6 +4,7 @@
 
 mod activator;
 mod architecture;
+mod certs;
 mod deploy;
 mod gateway;
 mod harness;

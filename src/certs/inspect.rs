@@ -23,6 +23,9 @@ use crate::tls::{pem, san, signatures};
 /// A server has this long to show its certificate.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// What is said of a text without a block.
+const NO_BLOCK: &str = "  no PEM block\n";
+
 /// The certificates of `target`, in words: the files of a directory, a file, or what a server at `host:port` shows.
 ///
 /// # Errors
@@ -47,7 +50,13 @@ pub fn show(target: &str) -> Result<String, String> {
         return Ok(text);
     }
     if path.exists() {
-        return fs::read(path).map(|bytes| in_text(&bytes)).map_err(|error| format!("{target}: {error}"));
+        let text = fs::read(path).map(|bytes| in_text(&bytes)).map_err(|error| format!("{target}: {error}"))?;
+        return match text == NO_BLOCK {
+            true => {
+                Err(format!("{target}: no PEM block: expected certificates, each from -----BEGIN CERTIFICATE-----"))
+            }
+            false => Ok(text),
+        };
     }
     if target.contains(':') {
         let chain = of_server(target).map_err(|error| format!("{target}: {error}"))?;
@@ -71,7 +80,7 @@ fn in_text(text: &[u8]) -> String {
         }
     }
     match words.is_empty() {
-        true => "  no PEM block\n".to_owned(),
+        true => NO_BLOCK.to_owned(),
         false => words,
     }
 }

@@ -62,7 +62,7 @@ struct Mint {
     #[arg(long, value_enum, default_value_t = Role::Queue)]
     role: Role,
     /// The namespace of a queue.
-    #[arg(long, default_value = "default")]
+    #[arg(long, default_value = "default", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     namespace: String,
     /// Further names.
     #[arg(long = "san")]

@@ -98,8 +98,8 @@ pub struct Own {
     /// `LOCKKEEPER_DRAIN_PROBE_RESET`: time after a pre-stop hook within which a signal must come, else the drain is
     /// undone; default 1 s.
     pub drain_reset_window: Duration,
-    /// `LOCKKEEPER_SHUTDOWN_GRACE`: longest time from the signal to the exit; default none, the pod's grace period ends
-    /// it.
+    /// `LOCKKEEPER_SHUTDOWN_GRACE`: longest time from the signal to the exit; default the revision's timeout, without one
+    /// an hour.
     pub shutdown_grace: Option<Duration>,
     /// `LOCKKEEPER_STRICT`: with TLS on, the cleartext port answers only loopback and kubelet's probes; default false.
     pub strict: bool,
