@@ -42,6 +42,7 @@ const CASES: &[(&str, &str, i32, &str)] = &[
     ("LOCKKEEPER_CLIENT_AUTH", "on", 64, "expected off, request or require"),
     ("LOCKKEEPER_CLIENT_AUTH_SANS", ", kn-routing", 64, "expected one or more names with commas between"),
     ("LOCKKEEPER_CLIENT_IDLE_TIMEOUT", "x", 64, DURATION),
+    ("LOCKKEEPER_HEADER_READ_TIMEOUT", "60", 64, DURATION),
     ("LOCKKEEPER_MAX_HEADER_BYTES", "0", 64, BYTES),
     ("LOCKKEEPER_MAX_HEADERS", "0", 64, COUNT),
     ("LOCKKEEPER_MAX_CONCURRENT_STREAMS", "0", 64, COUNT),
