@@ -16,6 +16,7 @@ const CASES: &[(&str, &str, i32, &str)] = &[
     ("LOCKKEEPER_RETRY_LOST", "yes", 64, SWITCH),
     ("DRAIN_TIME_SECONDS", "15s", 64, "expected a whole number"),
     ("LOCKKEEPER_DRAIN_SETTLE", "5", 64, DURATION),
+    ("LOCKKEEPER_RETRY_LOST", "yes", 64, SWITCH),
     ("LOCKKEEPER_HTTP_PORT", "x", 64, PORT),
     ("LOCKKEEPER_HTTPS_PORT", "x", 64, PORT),
     ("LOCKKEEPER_INTERNAL_HTTP_PORT", "x", 64, PORT),
