@@ -20,6 +20,9 @@ const STARTED: Duration = Duration::from_millis(400);
 const EACH: Duration = Duration::from_secs(2);
 /// Bytes beyond what is in use that are worth giving back.
 const WORTH: usize = 2 << 20;
+/// So much less in use than when memory was given back: then the last pieces on many a page may have gone, and it is tried
+/// again. A burst ends with the small ones, long after most of it.
+const LESS: usize = WORTH / 16;
 /// Time between two times of unmapping the binary: a third of a millisecond, and as much to map again what runs.
 const UNMAP_EACH: Duration = Duration::from_secs(30);
 /// The same at most, when there was something to give back: what a burst ran through is mapped too.
@@ -54,7 +57,7 @@ pub async fn keep_low() {
         let limit = used + (used / 4).max(WORTH);
         if resident <= limit {
             above = 0;
-        } else if resident > above || used + WORTH <= used_then {
+        } else if resident > above || used + LESS <= used_then {
             trim();
             used_then = used;
             // What is left is scattered among pages in use: once more of it is not worth a look.

@@ -6,7 +6,7 @@
 //! that were kept as on new ones.
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -19,7 +19,7 @@ use crate::local::manifests::{HOST, LOCAL_HOSTS, Serials};
 use crate::local::pki::{Authority, Mount};
 use crate::local::report::Report;
 use crate::local::topology::{NAMESPACE, REVISION, StateDir, loopback};
-use crate::local::wake::{Pod, Wake};
+use crate::local::wake::{Own, Pod, Wake, own_address};
 
 /// Old and new authority have one name, as the documented procedure leaves it.
 const CA: &str = "lockkeeper local CA";
@@ -262,12 +262,11 @@ struct Witnesses {
 impl Witnesses {
     fn start(old: &Authority, new: &Authority, wake: &Wake, front: &Front, certs: &Path) -> io::Result<Self> {
         let mut pods = Vec::new();
-        for (name, authority, last) in [(OLD, old, 1), (NEW, new, 2)] {
+        for (name, authority, serial) in [(OLD, old, 0x6001), (NEW, new, 0x6002)] {
             let dir = certs.join(name);
-            let leaf = authority.leaf(&[&names::san_user(NAMESPACE), names::SAN_LEGACY], 0x6000 + u64::from(last))?;
+            let leaf = authority.leaf(&[&names::san_user(NAMESPACE), names::SAN_LEGACY], serial)?;
             Mount::create(&dir)?.publish_leaf(&leaf, authority)?;
-            let [.., third, _] = wake.address().octets();
-            let address = Ipv4Addr::new(127, 90, third, last);
+            let address = own_address(Own::Witnesses(name == NEW));
             pods.push(Pod::start(&dir, address)?);
             wake.manifests().witness(name, address)?;
         }

@@ -60,7 +60,7 @@ impl Wake {
         let pod = authority.leaf(&[&names::san_user(NAMESPACE), names::SAN_LEGACY], 0x2001)?;
         Mount::create(&dirs.certs)?.publish_leaf(&pod, authority)?;
         dirs.manifests.publish(authority)?;
-        let of_activator = own_address(80);
+        let of_activator = own_address(Own::Activator);
         dirs.manifests.route(of_activator, None)?;
         let (scaler_address, said) = autoscaler::start().await?;
         let env = [
@@ -75,7 +75,7 @@ impl Wake {
         ];
         let mut activator = Process::start("the activator", &["activator"], &env)?;
         activator.await_ports(["server http1:", "server https:"])?;
-        let address = own_address(100);
+        let address = own_address(Own::Pod);
         let http = SocketAddr::new(of_activator.into(), names::PORT_HTTP1);
         let tls = SocketAddr::new(of_activator.into(), names::PORT_HTTPS);
         let (publish, pod) = watch::channel(None);
@@ -286,8 +286,26 @@ impl Pod {
     }
 }
 
-/// A loopback address that no other `local` has, one of 20 networks from `from` on: all of 127.0.0.0/8 is this machine.
-fn own_address(from: u8) -> Ipv4Addr {
+/// Which of a process's own loopback addresses.
+#[derive(Clone, Copy)]
+pub(super) enum Own {
+    /// The activator's.
+    Activator,
+    /// The pods'.
+    Pod,
+    /// Those of the witnesses of the old and the new authority.
+    Witnesses(bool),
+}
+
+/// A loopback address that no other `local` has: all of 127.0.0.0/8 is this machine, and process ids have 22 bits at most
+/// (PID_MAX_LIMIT of Linux). Those above 60 * 2^16 would meet the lowest.
+pub(super) fn own_address(of: Own) -> Ipv4Addr {
+    let network = match of {
+        Own::Activator => 8,
+        Own::Pod => 68,
+        Own::Witnesses(false) => 128,
+        Own::Witnesses(true) => 188,
+    };
     let [_, top, high, low] = std::process::id().to_be_bytes();
-    Ipv4Addr::new(127, from + top % 20, high, low.clamp(2, 254))
+    Ipv4Addr::new(127, network + top % 60, high, low)
 }

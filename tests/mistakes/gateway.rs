@@ -13,7 +13,6 @@ const CASES: &[(&str, &str, i32, &str)] = &[
     ("KOURIER_HTTPOPTION_DISABLED", "yes", 64, SWITCH),
     ("ENABLE_SECRET_INFORMER_FILTERING_BY_CERT_UID", "yes", 64, SWITCH),
     ("LOCKKEEPER_WATCH_SECRETS", "some", 64, "expected needed, labelled or all"),
-    ("LOCKKEEPER_RETRY_LOST", "yes", 64, SWITCH),
     ("DRAIN_TIME_SECONDS", "15s", 64, "expected a whole number"),
     ("LOCKKEEPER_DRAIN_SETTLE", "5", 64, DURATION),
     ("LOCKKEEPER_RETRY_LOST", "yes", 64, SWITCH),
