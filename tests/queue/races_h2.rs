@@ -21,8 +21,9 @@ enum Close {
     Abrupt,
 }
 
-/// Sends `each` requests on each of `callers` connections, with gaps of `idle` and up to a tenth more or less. With as many
-/// workers as callers each has connections to the application of its own.
+/// Sends `each` requests on each of `callers` connections, with gaps about as long as the application waits: they grow while
+/// nothing is closed and shrink when something is, since kernels round `idle` as they like, and are jittered by a tenth.
+/// With as many workers as callers each has connections to the application of its own.
 fn race(close: Close, (callers, workers): (usize, usize), each: usize, size: usize, idle: Duration) {
     let closed = Arc::new(AtomicUsize::new(0));
     let counter = closed.clone();
@@ -45,11 +46,14 @@ fn race(close: Close, (callers, workers): (usize, usize), each: usize, size: usi
     let http = queue.http();
     let threads: Vec<_> = (0..callers)
         .map(|caller| {
+            let closed = closed.clone();
             std::thread::spawn(move || {
+                let mut gap = idle;
                 let mut random = Random(0x9e37_79b9_7f4a_7c15 ^ (caller as u64 + 1));
                 let mut client = H2Caller::connect(http);
                 let mut failed = Vec::new();
                 for round in 0..each {
+                    let before = closed.load(Ordering::Relaxed);
                     // Each fourth one is a GET, which has no body to tell it by.
                     let get = round % 4 == 3;
                     let mut body = format!("{caller} {round} ").into_bytes();
@@ -63,13 +67,17 @@ fn race(close: Close, (callers, workers): (usize, usize), each: usize, size: usi
                             client = H2Caller::connect(http);
                         }
                     }
-                    let tenth = u64::try_from(idle.as_nanos() / 10).unwrap();
-                    let until = Instant::now() + idle - Duration::from_nanos(tenth)
-                        + Duration::from_nanos(random.below(tenth * 2));
+                    let tenth = u64::try_from(gap.as_nanos() / 10).unwrap();
+                    let jitter = Duration::from_nanos(random.below(tenth * 2));
+                    let until = Instant::now() + gap - Duration::from_nanos(tenth) + jitter;
                     std::thread::sleep(until.saturating_duration_since(Instant::now()).saturating_sub(SPIN));
                     while Instant::now() < until {
                         std::hint::spin_loop();
                     }
+                    gap = match closed.load(Ordering::Relaxed) == before {
+                        true => (gap + gap / 16).min(idle * 8),
+                        false => (gap - gap / 16).max(idle / 2),
+                    };
                 }
                 failed
             })
