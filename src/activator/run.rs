@@ -118,7 +118,7 @@ async fn start<E: Env + Clone + 'static>(config: Config, env: &E, flags: &Flags)
             export,
             config.metrics_tls.policy(scrape::PREFIX),
             exported,
-            crate::http::limits::HEADER_TIME,
+            config.own.header_read_timeout,
             control_stopped.clone(),
         )
         .map_err(|e| Fatal::new("Failed to setup meter provider", e))?;
