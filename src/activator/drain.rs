@@ -6,12 +6,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use super::health::Health;
 use crate::http::guide::Order;
 use crate::lifecycle::drain::Drain;
+use crate::lifecycle::signals::Signals;
 use crate::worker::Workers;
 
 /// What is left for last words when the grace period is over.
@@ -37,17 +37,10 @@ pub struct Drainer {
 
 impl Drainer {
     /// Waits for a signal, then leaves; returns when the process may exit.
-    ///
-    /// # Errors
-    /// Signals cannot be received.
-    pub async fn run(self, workers: &Workers) -> std::io::Result<()> {
-        let (mut term, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-        tokio::select! { _ = term.recv() => {}, _ = interrupt.recv() => {} }
+    pub async fn run(self, mut signals: Signals, workers: &Workers) {
+        signals.received().await;
         tracing::info!("Received SIGTERM");
-        tokio::task::spawn_local(async move {
-            tokio::select! { _ = term.recv() => {}, _ = interrupt.recv() => {} }
-            std::process::exit(1);
-        });
+        signals.exit_at_next();
         self.health.leave();
         tracing::info!("Sleeping {:?} to allow K8s propagation of non-ready state", self.time);
         let grace = async {
@@ -67,7 +60,6 @@ impl Drainer {
             tokio::time::sleep(LAST_WORDS).await;
         }
         tracing::info!("Servers shutdown.");
-        Ok(())
     }
 
     async fn finish(&self, workers: &Workers) {

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::{mpsc, watch};
-use tokio::task::LocalSet;
+use tokio::task::{JoinHandle, LocalSet};
 
 use super::autoscaler::{self, Reporter};
 use super::certificates::Tls;
@@ -39,6 +39,7 @@ use crate::knative::network::{self, MeshMode as NetworkMesh};
 use crate::kube::Source;
 use crate::kube::source::Flags;
 use crate::lifecycle::drain::Drain;
+use crate::lifecycle::signals::Signals;
 use crate::telemetry::log;
 use crate::telemetry::observability::MetricsExport;
 use crate::telemetry::registry;
@@ -97,6 +98,44 @@ pub fn run<E: Env + Clone + 'static>(env: &E, flags: &Flags) -> ExitCode {
 }
 
 async fn start<E: Env + Clone + 'static>(config: Config, env: &E, flags: &Flags) -> Result<(), Fatal> {
+    let mut signals = Signals::new().map_err(|e| Fatal::new("Failed to receive signals", e))?;
+    let running = tokio::select! {
+        running = set_up(config, env, flags) => running?,
+        () = signals.received() => {
+            tracing::info!("Received SIGTERM before the start was over");
+            return Ok(());
+        }
+    };
+    running.until(signals).await;
+    Ok(())
+}
+
+/// An activator that serves.
+struct Running {
+    drainer: Drainer,
+    workers: Rc<Workers>,
+    /// Ends what the control side serves and pushes.
+    stop: watch::Sender<bool>,
+    /// Each sends what is left when it is stopped.
+    exports: Vec<JoinHandle<()>>,
+    /// What they follow ends with them.
+    _followed: (Maps, Settings<network::Network>),
+}
+
+impl Running {
+    /// Serves until it is told to leave, and has left.
+    async fn until(self, signals: Signals) {
+        self.drainer.run(signals, &self.workers).await;
+        self.stop.send_replace(true);
+        for export in self.exports {
+            // Each limits its last push by itself.
+            let _ = export.await;
+        }
+    }
+}
+
+/// Waits for what a start needs, in the original's order, and opens the ports.
+async fn set_up<E: Env + Clone + 'static>(config: Config, env: &E, flags: &Flags) -> Result<Running, Fatal> {
     let source = Source::find(env, flags).map_err(|e| Fatal::new("Error building kubeconfig", e))?;
     await_version(&source, &config.kubernetes_min_version).await?;
     let maps = Maps::start(&source, &config, env).await?;
@@ -229,15 +268,7 @@ async fn start<E: Env + Clone + 'static>(config: Config, env: &E, flags: &Flags)
     }
     let drainer =
         Drainer { health, drain, order, close, time: config.own.drain_time, grace: config.own.shutdown_grace };
-    drainer.run(&running).await.map_err(|e| Fatal::new("Failed to receive signals", e))?;
-    control_stop.send_replace(true);
-    for export in exports {
-        // Each limits its last push by itself.
-        let _ = export.await;
-    }
-    // Held until here: what they follow ends with them.
-    drop((maps, cluster));
-    Ok(())
+    Ok(Running { drainer, workers: running, stop: control_stop, exports, _followed: (maps, cluster) })
 }
 
 /// Asks the API server for its version until it answers with one that will do.

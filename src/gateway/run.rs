@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::ServerConfig;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::LocalSet;
 
@@ -39,6 +38,7 @@ use crate::knative::network::{self, Network};
 use crate::kube::source::Flags;
 use crate::kube::{Key, Source};
 use crate::lifecycle::drain::Drain;
+use crate::lifecycle::signals::Signals;
 use crate::telemetry::log;
 use crate::tls::client::Connector;
 use crate::tls::client_auth::ClientAuth;
@@ -180,10 +180,7 @@ async fn start(config: Config, env: &dyn Env, flags: &Flags) -> Result<(), Fatal
         () = signals.received() => {}
     }
     tracing::info!("Received a signal: leaving within {:?}", config.drain_time);
-    tokio::task::spawn_local(async move {
-        signals.received().await;
-        std::process::exit(1);
-    });
+    signals.exit_at_next();
     // Status is no longer written by now, and the Lease is given back at once.
     leaving.send_replace(true);
     tokio::join!(leave(&config, &live, &drain, &order, &close, &running), leaving.closed());
@@ -470,21 +467,6 @@ fn ports_file(directory: &std::path::Path, ports: &Ports) -> io::Result<()> {
 
 fn port(socket: &std::net::TcpListener) -> u16 {
     socket.local_addr().map_or(0, |address| address.port())
-}
-
-struct Signals {
-    term: tokio::signal::unix::Signal,
-    interrupt: tokio::signal::unix::Signal,
-}
-
-impl Signals {
-    fn new() -> io::Result<Self> {
-        Ok(Self { term: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
-    }
-
-    async fn received(&mut self) {
-        tokio::select! { _ = self.term.recv() => {}, _ = self.interrupt.recv() => {} }
-    }
 }
 
 /// Readiness falls at once; for a while connections are still taken, since others learn late that this replica leaves;

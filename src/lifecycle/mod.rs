@@ -1,3 +1,4 @@
 //! Start, readiness, drain and shutdown.
 
 pub mod drain;
+pub mod signals;

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::http::guide::Order;
 use crate::lifecycle::drain::Drain;
+use crate::lifecycle::signals::Signals;
 use crate::worker::Workers;
 
 /// What is left for last words when the grace period is over.
@@ -52,33 +52,13 @@ pub struct Drainer {
     pub settings: Settings,
 }
 
-/// The signals to leave by. From here on they no longer end the process by themselves.
-pub struct Signals {
-    term: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    /// Begins to receive them.
-    ///
-    /// # Errors
-    /// Signals cannot be received.
-    pub fn new() -> std::io::Result<Self> {
-        Ok(Self { term: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
-    }
-}
-
 impl Drainer {
     /// Waits for a signal, then leaves; returns when the process may exit.
-    pub async fn run(self, signals: Signals, workers: &Workers) {
-        let Signals { mut term, mut interrupt } = signals;
-        tokio::select! { _ = term.recv() => {}, _ = interrupt.recv() => {} }
+    pub async fn run(self, mut signals: Signals, workers: &Workers) {
+        signals.received().await;
         let began = Instant::now();
         tracing::info!("Received TERM signal, attempting to gracefully shutdown servers.");
-        tokio::task::spawn_local(async move {
-            tokio::select! { _ = term.recv() => {}, _ = interrupt.recv() => {} }
-            std::process::exit(1);
-        });
+        signals.exit_at_next();
         self.drain.set_draining(true);
         self.stage.send_replace(Stage::Signalled);
         self.order.send_replace(Some(Order::Announce));

@@ -118,3 +118,42 @@ fn given_nothing_in_flight_when_it_leaves_then_it_exits_at_once() {
     assert_eq!(activator.process.exit().code(), Some(0));
     assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
 }
+
+/// 13: SIGINT is as good as SIGTERM, and a second signal ends it at once, with 1.
+#[test]
+fn given_a_request_that_waits_when_a_second_signal_comes_then_it_exits_at_once() {
+    for (first, second) in [("TERM", "INT"), ("INT", "TERM")] {
+        let world = World::new(false);
+        world.create(world.revision());
+        let mut activator = world.start();
+        let mut client = activator.ask();
+        eventually("the autoscaler is told", || !world.autoscaler.told().is_empty());
+        activator.process.signal(first);
+        activator.process.logs("Done waiting, shutting down servers.");
+        assert!(activator.process.poll().is_none(), "{first} waits for the request");
+        activator.process.signal(second);
+        assert_eq!(activator.process.exit().code(), Some(1));
+        assert!(client.closes());
+    }
+}
+
+/// A signal counts while the start still waits for others. Without a handler, the first process of a container would not get
+/// it at all.
+#[test]
+fn given_a_start_that_waits_when_it_is_told_to_leave_then_it_does() {
+    for signal in ["TERM", "INT"] {
+        let world = World::new(false);
+        world.api.stop();
+        let mut process = world.builder().spawn();
+        process.logs("Failed to get k8s version");
+        process.signal(signal);
+        assert_eq!(process.exit().code(), Some(0), "{signal}");
+
+        world.api.restart();
+        world.api.fail_next("revisions", usize::MAX, 503);
+        let mut process = world.builder().spawn();
+        process.logs("Starting the knative activator");
+        process.signal(signal);
+        assert_eq!(process.exit().code(), Some(0), "{signal}");
+    }
+}
