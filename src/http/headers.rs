@@ -75,10 +75,14 @@ impl std::ops::BitOr for Has {
 }
 
 /// The protocol that `Connection: upgrade` asks for (or grants), if any.
+///
+/// Never `h2c`, which is obsolete (RFC 9113 section 3.1): an upstream that switched to it would take requests past every
+/// proxy before it, in a tunnel. The request passes as one that asks for nothing.
 #[must_use]
 pub fn upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
     let asked = headers.get_all(header::CONNECTION).iter().any(|v| has_token(v, "upgrade"));
-    if asked { headers.get(header::UPGRADE).cloned() } else { None }
+    let h2c = || headers.get_all(header::UPGRADE).iter().any(|v| has_token(v, "h2c"));
+    if asked && !h2c() { headers.get(header::UPGRADE).cloned() } else { None }
 }
 
 fn has_token(value: &HeaderValue, token: &str) -> bool {
@@ -209,5 +213,16 @@ mod tests {
     fn given_upgrade_without_the_connection_token_when_asked_then_there_is_no_upgrade() {
         assert_eq!(upgrade(&map(&[("upgrade", "websocket")])), None);
         assert!(upgrade(&map(&[("connection", "keep-alive, Upgrade"), ("upgrade", "websocket")])).is_some());
+    }
+
+    #[test]
+    fn given_an_upgrade_to_h2c_when_asked_then_there_is_no_upgrade() {
+        for token in ["h2c", "H2C", "h2c, websocket", "websocket,h2c"] {
+            assert_eq!(
+                upgrade(&map(&[("connection", "Upgrade, HTTP2-Settings"), ("upgrade", token)])),
+                None,
+                "{token}"
+            );
+        }
     }
 }

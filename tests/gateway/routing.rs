@@ -291,6 +291,10 @@ fn given_an_answer_of_the_upstream_when_it_is_an_error_then_it_is_passed_on_once
     let refused = get_with(port, "a", "/", "Connection: upgrade\r\nUpgrade: other\r\n");
     assert_eq!((refused.status(), refused.header("x-lockkeeper-cause")), (403, Some("upgrade_refused")));
     assert_eq!(backend.seen()[before..].iter().filter(|seen| mine(seen)).count(), 1);
+    // Java's client offers this with each first request; it is nothing that the backend should hear of.
+    let offer = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n";
+    let ignored = get_with(port, "a", "/", offer);
+    assert_eq!((ignored.text().as_str(), backend.last().get("upgrade")), ("mine", None));
 }
 
 /// Section 7: settings act while the gateway runs; one that can't be used leaves the previous ones.

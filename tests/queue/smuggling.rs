@@ -275,3 +275,29 @@ fn given_an_answer_with_both_framings_when_proxied_then_the_coding_counts_and_th
         assert_eq!(reply.header("content-length"), None);
     }
 }
+
+/// An upgrade to HTTP/2 in plaintext would be a tunnel past everything here. It is not passed on, and the request is served:
+/// Java's client offers it with each first request.
+#[test]
+fn given_an_upgrade_to_h2c_when_offered_then_the_application_is_not_asked_for_it() {
+    let app = App::start(|conn| {
+        while let Some(head) = conn.head() {
+            if head.get("upgrade").is_some() {
+                conn.send("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n");
+                return;
+            }
+            conn.send(ok("ok"));
+        }
+    });
+    let mut queue = queue(app.port()).start();
+    let mut client = Raw::plain(queue.http());
+    for offer in ["h2c", "H2C", "websocket, h2c"] {
+        let headers =
+            format!("Connection: Upgrade, HTTP2-Settings\r\nUpgrade: {offer}\r\nHTTP2-Settings: AAMAAABk\r\n");
+        assert_eq!(client.get("/", &headers).reply().text(), "ok", "{offer}");
+        let seen = app.last();
+        for name in ["upgrade", "http2-settings", "connection"] {
+            assert_eq!(seen.get(name), None, "{offer}: {name}");
+        }
+    }
+}
