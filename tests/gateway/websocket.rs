@@ -1,14 +1,14 @@
 //! Contract, sections 6.3 and 10.1: WebSockets of HTTP/1.1 and of HTTP/2 callers (RFC 8441).
 use bytes::Bytes;
-use h2::client::SendRequest;
 use lockkeeper::net::websocket;
 use serde_json::json;
-use tokio::task::JoinHandle;
+use tokio::net::TcpStream;
 
 use super::harness::{Directory, builder, ingress, rule, simple, split};
 use crate::support::app::{App, Conn, response};
 use crate::support::binary::queue;
 use crate::support::client::{Raw, local, run};
+use crate::support::h2_streams::{self, some};
 
 /// A WebSocket server: answers each byte block with itself and its suffix (`wsserver`), other requests with 403.
 fn echo(suffix: &'static str) -> App {
@@ -98,26 +98,14 @@ fn given_a_queue_when_an_http2_caller_opens_websockets_then_they_are_upgrades_up
     speak(queue.http());
 }
 
-/// A connection whose peer's settings have come, and the task that drives it.
-async fn http2(port: u16) -> (SendRequest<Bytes>, JoinHandle<Result<(), h2::Error>>) {
-    let socket = tokio::net::TcpStream::connect(local(port)).await.unwrap();
-    let (send, mut connection) = h2::client::handshake(socket).await.unwrap();
-    let mut pings = connection.ping_pong().unwrap();
-    let driver = tokio::task::spawn_local(connection);
-    // It answers in order: its settings were there before.
-    pings.ping(h2::Ping::opaque()).await.unwrap();
-    (send, driver)
-}
-
 fn speak(port: u16) {
     run(async move {
-        let (mut send, driver) = http2(port).await;
+        let (mut send, driver) = h2_streams::connect(TcpStream::connect(local(port)).await.unwrap()).await.unwrap();
         send = send.ready().await.unwrap();
         assert!(send.is_extended_connect_protocol_enabled());
         let request = |path: &str| {
-            let uri = format!("http://a.example.com{path}");
-            let request = http::Request::connect(uri).header("sec-websocket-version", "13");
-            request.extension(h2::ext::Protocol::from_static("websocket")).body(()).unwrap()
+            let request = h2_streams::websocket(&format!("http://a.example.com{path}"));
+            request.header("sec-websocket-version", "13").body(()).unwrap()
         };
 
         let (refused, _) = send.send_request(request("/refused"), false).unwrap();
@@ -149,17 +137,6 @@ fn speak(port: u16) {
     });
 }
 
-/// So many bytes, fewer at the end.
-async fn some(from: &mut h2::RecvStream, count: usize) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    while bytes.len() < count {
-        let Some(Ok(data)) = from.data().await else { break };
-        from.flow_control().release_capacity(data.len()).unwrap();
-        bytes.extend_from_slice(&data);
-    }
-    bytes
-}
-
 /// The end of the drain: a caller that stays is told with close frame 1001, after a GOAWAY.
 #[test]
 fn given_websockets_of_an_http2_caller_when_the_drain_ends_then_each_is_told() {
@@ -184,11 +161,10 @@ fn given_websockets_of_an_http2_caller_when_the_drain_ends_then_each_is_told() {
         super::harness::get(port, "a.example.com", "/").status() == 200
     });
     run(async move {
-        let (mut send, driver) = http2(port).await;
+        let (mut send, driver) = h2_streams::connect(TcpStream::connect(local(port)).await.unwrap()).await.unwrap();
         let mut open = Vec::new();
         for _ in 0..2 {
-            let request = http::Request::connect("http://a.example.com/");
-            let request = request.extension(h2::ext::Protocol::from_static("websocket")).body(()).unwrap();
+            let request = h2_streams::websocket("http://a.example.com/").body(()).unwrap();
             let (response, to) = send.send_request(request, false).unwrap();
             open.push((to, response.await.unwrap().into_body()));
         }

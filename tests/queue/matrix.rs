@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::support::binary::queue;
 use crate::support::client::{local, reset_reason, run};
+use crate::support::h2_streams;
 use crate::support::pki::Pki;
 
 /// The timer, seconds: the flow of [`TICK`] must not stall for as long, on a machine where others work too.
@@ -185,7 +186,7 @@ async fn cell(way: &Way, kind: Kind, phase: Phase) -> io::Result<Outcome> {
 }
 
 /// Sends a byte a tick until it is aborted or nobody listens.
-fn flow(sender: Sender<Frame<bytes::Bytes>>) -> Stop {
+fn flow(sender: Sender<Frame<bytes::Bytes>>) -> Stop<()> {
     Stop(tokio::task::spawn_local(async move {
         while sender.send(Frame::data("x".into())).await.is_ok() && tick().await {}
     }))
@@ -196,9 +197,9 @@ async fn tick() -> bool {
     true
 }
 
-struct Stop(tokio::task::JoinHandle<()>);
+struct Stop<T>(tokio::task::JoinHandle<T>);
 
-impl Drop for Stop {
+impl<T> Drop for Stop<T> {
     fn drop(&mut self) {
         self.0.abort();
     }
@@ -256,14 +257,10 @@ async fn read_frame(stream: &mut (impl AsyncReadExt + Unpin), frame: &mut Vec<u8
 /// The same by extended CONNECT (RFC 8441).
 async fn over_http2(way: &Way, phase: Phase) -> io::Result<Outcome> {
     let (stream, _) = dial(local(way.port), way.trust.as_ref(), way.protocol).await?;
-    let (mut send, mut connection) = h2::client::handshake(stream).await.map_err(io::Error::other)?;
-    let mut pings = connection.ping_pong().unwrap();
-    let _driver = Stop(tokio::task::spawn_local(async move { drop(connection.await) }));
-    // Its settings have come when it has answered.
-    pings.ping(h2::Ping::opaque()).await.map_err(io::Error::other)?;
+    let (mut send, driver) = h2_streams::connect(stream).await.map_err(io::Error::other)?;
+    let _driver = Stop(driver);
     let path = if phase == Phase::Before { "/slow?ms=60000" } else { "/ws" };
-    let request = http::Request::connect(format!("http://hello{path}"));
-    let request = request.extension(h2::ext::Protocol::from_static("websocket")).body(()).unwrap();
+    let request = h2_streams::websocket(&format!("http://hello{path}")).body(()).unwrap();
     let (response, mut to) = send.send_request(request, false).map_err(io::Error::other)?;
     let response = response.await.map_err(io::Error::other)?;
     if response.status() != 200 {

@@ -7,6 +7,7 @@ pub mod client;
 pub mod collector;
 pub mod h2;
 pub mod h2_app;
+pub mod h2_streams;
 pub mod message;
 pub mod objects;
 pub mod pki;
