@@ -1,5 +1,8 @@
 //! List and watch, feature by feature.
-use std::time::Duration;
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use lockkeeper::knative::config_map::ConfigMap;
 use lockkeeper::knative::endpoints::{Endpoints, Role};
@@ -203,6 +206,83 @@ fn given_a_server_that_goes_away_when_it_comes_back_then_the_state_stayed_and_fo
         assert!(revisions.counters().connected());
         assert_eq!(revisions.counters().relists(), 1);
     });
+}
+
+/// However long it was gone, and whatever was watched, what changed meanwhile is known soon after its return.
+#[test]
+fn given_a_server_that_was_gone_for_long_when_it_comes_back_then_all_kinds_follow_within_seconds() {
+    let server = ApiServer::start();
+    server.apply(revision("demo", "a-00001"));
+    on_the_control_side(async {
+        let source = source(&server);
+        let revisions = source.objects::<Revision>(Selection::everywhere());
+        let endpoints = source.objects::<Endpoints>(Selection::everywhere());
+        let services = source.objects::<Service>(Selection::everywhere());
+        let all = [revisions.counters(), endpoints.counters(), services.counters()];
+        until("all are followed", || all.iter().all(|counters| counters.connected())).await;
+        server.stop();
+        // The longest waits have begun.
+        until("attempts fail", || all.iter().all(|counters| counters.failures() >= 6)).await;
+        server.apply(revision("demo", "b-00001"));
+        server.apply(private_endpoints("demo", "b-00001").subset(&["10.0.0.1"], &[], "http", 8012));
+        server.apply(private_service("demo", "b-00001", "None"));
+
+        let start = Instant::now();
+        server.restart();
+        until("all changes came", || (revisions.len(), endpoints.len(), services.len()) == (2, 1, 1)).await;
+        // Up to half a second and three; the rest is this machine's.
+        assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+        assert!(all.iter().all(|counters| counters.relists() == 1));
+    });
+}
+
+/// While nobody answers, one attempt to connect counts for all watches.
+#[test]
+fn given_many_watches_when_there_is_no_connection_then_few_are_tried() {
+    let server = ApiServer::start();
+    let env: HashMap<String, String> = server.env().into_iter().collect();
+    let port = env["KUBERNETES_SERVICE_PORT"].parse::<u16>().unwrap();
+    let host = env["KUBERNETES_SERVICE_HOST"].clone();
+    server.stop();
+    on_the_control_side(async {
+        let tried = Rc::new(Cell::new(0));
+        let deaf = tokio::net::TcpListener::bind((host.as_str(), port)).await.unwrap();
+        let counted = tried.clone();
+        // Takes connections, and ends them before any handshake.
+        tokio::task::spawn_local(async move {
+            while deaf.accept().await.is_ok() {
+                counted.set(counted.get() + 1);
+            }
+        });
+        let start = Instant::now();
+        let source = source(&server);
+        let watched =
+            |number: usize| source.objects::<ConfigMap>(Selection::within("demo").named(format!("map-{number}")));
+        let maps: Vec<_> = (0..100).map(watched).collect();
+        until("all have failed", || maps.iter().all(|maps| maps.counters().failures() >= 3)).await;
+        let most = start.elapsed().as_millis() / 500 + 1;
+        assert!((1..=most).contains(&tried.get()), "{} of {most}", tried.get());
+    });
+}
+
+/// A server that is busy, or starting, or whose balancer answers in its place: nothing is read again for that.
+#[test]
+fn given_a_server_that_is_not_ready_when_a_watch_is_taken_up_then_it_goes_on_where_it_was() {
+    for status in [502, 403] {
+        let server = ApiServer::start();
+        server.apply(revision("demo", "a-00001"));
+        on_the_control_side(async {
+            let revisions = source(&server).objects::<Revision>(Selection::everywhere());
+            within("the set is read", revisions.synced()).await;
+            until("the watch runs", || server.watches("revisions") == 1).await;
+            server.fail_next("revisions", 4, status);
+            server.cut("revisions", Cut::Clean);
+            until("it goes on", || server.requests_for("revisions").len() == 6).await;
+            server.apply(revision("demo", "b-00001"));
+            until("the change came", || revisions.len() == 2).await;
+            assert_eq!(revisions.counters().relists(), 1, "{status}");
+        });
+    }
 }
 
 /// A server that is not there yet: nothing is synced until it is.

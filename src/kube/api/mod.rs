@@ -4,6 +4,7 @@
 //! objects up to date and [`lines`] cuts its answers into events. The protocol is that of Kubernetes' *API concepts*:
 //! streaming lists with bookmarks, paged lists where those are refused, and a new list when the server has forgotten
 //! the version that we know.
+mod backoff;
 pub mod cluster;
 pub mod error;
 mod kubeconfig;

@@ -7,7 +7,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, HOST, HeaderValue};
@@ -25,6 +25,9 @@ use crate::kube::api::error::Error;
 
 /// Limit of connecting, the handshake included.
 const CONNECT: Duration = Duration::from_secs(10);
+/// A connection that could not be made is not tried again for so long: all who ask meanwhile, and all who waited for it,
+/// hear the same.
+const AGAIN: Duration = Duration::from_millis(500);
 /// Limit to the head of an answer.
 const HEAD: Duration = Duration::from_secs(30);
 /// A connection on which nothing came for so long is asked for a sign of life (client-go: 30 s and 15 s).
@@ -78,8 +81,8 @@ impl<F: Future<Output: 'static> + 'static> hyper::rt::Executor<F> for Local {
 pub(super) struct Transport {
     cluster: Cluster,
     shared: RefCell<Vec<Shared>>,
-    /// Held while connecting, so that watches which start together share what comes of it.
-    connecting: Mutex<()>,
+    /// Held while connecting, so that watches which start together share what comes of it; the last failure, and when.
+    connecting: Mutex<Option<(Instant, Error)>>,
 }
 
 /// A connection that is shared; whoever uses it holds its slot too.
@@ -151,7 +154,8 @@ impl Transport {
     }
 
     async fn sender(&self) -> Result<Sender, Error> {
-        let _connecting = self.connecting.lock().await;
+        let asked = Instant::now();
+        let mut failed = self.connecting.lock().await;
         let known = {
             let mut shared = self.shared.borrow_mut();
             shared.retain(|shared| !shared.sender.is_closed());
@@ -162,10 +166,19 @@ impl Transport {
         {
             return Ok(Sender::Shared(shared));
         }
-        let connecting = Box::pin(self.connect());
-        let sender = match tokio::time::timeout(CONNECT, connecting).await {
-            Ok(sender) => sender?,
-            Err(_) => return Err(Error::lost(format!("no connection within {CONNECT:?}"))),
+        if let Some((at, error)) = &*failed
+            && (*at > asked || at.elapsed() < AGAIN)
+        {
+            return Err(error.clone());
+        }
+        let connecting = tokio::time::timeout(CONNECT, Box::pin(self.connect())).await;
+        let sender = match connecting.unwrap_or_else(|_| Err(Error::lost(format!("no connection within {CONNECT:?}"))))
+        {
+            Ok(sender) => sender,
+            Err(error) => {
+                *failed = Some((Instant::now(), error.clone()));
+                return Err(error);
+            }
         };
         if let Sender::Shared(shared) = &sender {
             self.shared.borrow_mut().push(shared.clone());

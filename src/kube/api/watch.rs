@@ -7,7 +7,6 @@
 //!
 //! Source: Kubernetes' *API concepts* (efficient detection of changes), client-go's `tools/cache/reflector.go`.
 use std::fmt::Write;
-use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, Instant};
 
 use http::{Method, StatusCode};
@@ -15,6 +14,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::kube::api::Client;
+use crate::kube::api::backoff::{self, Backoff, random};
 use crate::kube::api::error::{Error, Refusal};
 use crate::kube::api::lines::Lines;
 use crate::kube::object::{self, Object, Selection, Unreadable};
@@ -30,11 +30,18 @@ const SILENCE: Duration = Duration::from_secs(150);
 /// A server that takes a streaming list for an ordinary watch never ends it; after this silence, or a bookmark that is
 /// not the end, it is asked for pages.
 const UNENDED: Duration = Duration::from_secs(30);
-/// Waiting between attempts: doubled from the first to the last, up to half of it more at random.
-const FIRST_WAIT: Duration = Duration::from_millis(200);
-const LAST_WAIT: Duration = Duration::from_secs(5);
 /// After so many refusals in a row a version counts as lost: a server that was restored from a backup may never know it.
 const REFUSALS: u32 = 4;
+/// Refusals that are about something else than what was asked for, and hold for lists and pages too: rights, a server that
+/// is busy or starting, a balancer before one that is gone. All objects need not be read again after them.
+const ELSEWHERE: [StatusCode; 6] = [
+    StatusCode::UNAUTHORIZED,
+    StatusCode::FORBIDDEN,
+    StatusCode::NOT_FOUND,
+    StatusCode::TOO_MANY_REQUESTS,
+    StatusCode::BAD_GATEWAY,
+    StatusCode::SERVICE_UNAVAILABLE,
+];
 /// A watch that lived so long was a good one.
 const GOOD: Duration = Duration::from_secs(5);
 
@@ -53,27 +60,32 @@ pub(super) async fn run<T: Object>(client: Client, selection: Selection, writer:
         connected: None,
         refusals: 0,
     };
-    let mut wait = FIRST_WAIT;
+    let mut backoff = Backoff::new();
     loop {
         let begun = Instant::now();
         let end = watch.once().await;
         watch.writer.counters().set_connected(false);
         if watch.connected.take().is_some_and(|at| at.elapsed() > GOOD) {
-            wait = FIRST_WAIT;
+            backoff.reset();
             watch.refusals = 0;
         }
-        let mut pause = match end {
+        let again = match end {
             // Ended in order. One that ends at once, again and again, must not make us busy.
-            Ok(()) if begun.elapsed() < FIRST_WAIT => wait,
-            Ok(()) => Duration::ZERO,
-            Err(error) => watch.failed(&error, wait),
+            Ok(()) if begun.elapsed() < backoff::FIRST => Again::Later(None),
+            Ok(()) => Again::Now,
+            Err(error) => watch.failed(&error, backoff.is_fresh()),
         };
-        if !pause.is_zero() {
-            wait = (wait * 2).min(LAST_WAIT);
-            pause += random(pause / 2);
-            tokio::time::sleep(pause).await;
+        if let Again::Later(asked) = again {
+            tokio::time::sleep(backoff.wait(asked)).await;
         }
     }
+}
+
+/// When a watch that ended begins again.
+enum Again {
+    Now,
+    /// After a while, which may be as long as the server has asked for.
+    Later(Option<Duration>),
 }
 
 struct Watch<T> {
@@ -91,7 +103,7 @@ struct Watch<T> {
     relisted: Option<Instant>,
     /// Since when changes reach us in this attempt.
     connected: Option<Instant>,
-    /// Answers in a row that were no watch.
+    /// Answers in a row that were no watch, and not about something else.
     refusals: u32,
 }
 
@@ -297,43 +309,32 @@ impl<T: Object> Watch<T> {
         }
     }
 
-    /// Says what went wrong, draws conclusions, and how long to wait.
-    fn failed(&mut self, error: &Error, wait: Duration) -> Duration {
+    /// Says what went wrong, unless it is the `first` failure, and draws conclusions.
+    fn failed(&mut self, error: &Error, first: bool) -> Again {
         let refused = |status| matches!(error, Error::Refused(refusal) if refusal.status == status);
         if self.version.is_some() && error.is_expired() {
             tracing::debug!("The server no longer knows our version of {}; reading all of them", T::KIND.plural);
             self.version = None;
             // A server that says so at once after each list must not keep us busy.
             let lately = self.relisted.is_some_and(|at| at.elapsed() < GOOD);
-            return if lately { wait } else { Duration::ZERO };
+            return if lately { Again::Later(None) } else { Again::Now };
         }
         // Servers refuse streaming lists with 400, 422, and, over an old etcd, with 500; client-go turns to pages after any
-        // error. These are about something else, and hold for pages too.
-        let other = [
-            StatusCode::UNAUTHORIZED,
-            StatusCode::FORBIDDEN,
-            StatusCode::NOT_FOUND,
-            StatusCode::TOO_MANY_REQUESTS,
-            StatusCode::SERVICE_UNAVAILABLE,
-        ];
-        let no_stream = matches!(error, Error::Refused(refusal) if !other.contains(&refusal.status));
-        if self.version.is_none() && self.streams && no_stream {
+        // error.
+        let refusal = matches!(error, Error::Refused(refusal) if !ELSEWHERE.contains(&refusal.status));
+        if self.version.is_none() && self.streams && refusal {
             tracing::debug!("The server gives no streaming list of {}: {error}", T::KIND.plural);
             self.streams = false;
-            return Duration::ZERO;
+            return Again::Now;
         }
         self.writer.counters().failure();
-        self.refusals += u32::from(matches!(error, Error::Refused(_) | Error::Nonsense(_)));
+        self.refusals += u32::from(refusal || matches!(error, Error::Nonsense(_)));
         if self.refusals >= REFUSALS {
             self.refusals = 0;
             self.version = None;
         }
-        let wait = match error {
-            Error::Refused(Refusal { retry_after: Some(asked), .. }) => wait.max(*asked).min(LAST_WAIT),
-            _ => wait,
-        };
         // A single watch that broke is ordinary; a second failure in a row is worth a word.
-        if wait > FIRST_WAIT && self.log.allows(&error.to_string()) {
+        if !first && self.log.allows(&error.to_string()) {
             let kind = T::KIND.plural;
             let hint = match refused(StatusCode::NOT_FOUND) {
                 true => " (is the kind installed?)",
@@ -342,7 +343,10 @@ impl<T: Object> Watch<T> {
             tracing::warn!("Failed to watch {kind}: {error}{hint}; the last state stays in use");
             self.lost.get_or_insert_with(Instant::now);
         }
-        wait
+        Again::Later(match error {
+            Error::Refused(refusal) => refusal.retry_after,
+            _ => None,
+        })
     }
 
     fn path(&self, query: &str) -> String {
@@ -387,10 +391,4 @@ fn parameter(query: &mut String, name: &str, value: &str) {
             }
         }
     }
-}
-
-/// From zero up to `limit`.
-fn random(limit: Duration) -> Duration {
-    let drawn = RandomState::new().hash_one(0) % 1000;
-    limit.mul_f64(drawn as f64 / 1000.0)
 }
