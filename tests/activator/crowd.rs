@@ -7,6 +7,7 @@ use lockkeeper::local::pki::Authority;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::Barrier;
 
 use super::world::free_ip;
 
@@ -30,6 +31,18 @@ pub struct Crowd {
 impl Crowd {
     /// So many; with an authority, they speak TLS on 8112 for the usual namespace.
     pub fn start(count: usize, authority: Option<&Authority>) -> Self {
+        Self::answering(count, authority, 1)
+    }
+
+    /// Pods of which none answers before as many requests as there are pods have come, to all of them: a fast one takes
+    /// none that could have been another's.
+    pub fn together(count: usize, authority: Option<&Authority>) -> Self {
+        Self::answering(count, authority, count)
+    }
+
+    /// So many requests are answered at a time.
+    fn answering(count: usize, authority: Option<&Authority>, at_once: usize) -> Self {
+        let barrier = Arc::new(Barrier::new(at_once));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let counters = || Arc::new((0..count).map(|_| AtomicUsize::new(0)).collect::<Vec<_>>());
         let (handshakes, resumed, requests) = (counters(), counters(), counters());
@@ -44,7 +57,7 @@ impl Crowd {
                 listener.set_nonblocking(true).unwrap();
                 let tls = acceptor.clone().filter(|_| port == 8112);
                 let (tried, requests) = (tried.clone(), requests.clone());
-                let (handshakes, resumed) = (handshakes.clone(), resumed.clone());
+                let (handshakes, resumed, barrier) = (handshakes.clone(), resumed.clone(), barrier.clone());
                 runtime.spawn(async move {
                     let listener = tokio::net::TcpListener::from_std(listener).unwrap();
                     while let Ok((socket, _)) = listener.accept().await {
@@ -52,17 +65,17 @@ impl Crowd {
                             tried.fetch_add(1, Ordering::SeqCst);
                         }
                         let (tls, requests) = (tls.clone(), requests.clone());
-                        let (handshakes, resumed) = (handshakes.clone(), resumed.clone());
+                        let (handshakes, resumed, barrier) = (handshakes.clone(), resumed.clone(), barrier.clone());
                         tokio::spawn(async move {
                             match tls {
-                                None => serve(socket, &requests[index]).await,
+                                None => serve(socket, &requests[index], &barrier).await,
                                 Some(tls) => {
                                     let Ok(socket) = tls.accept(socket).await else { return };
                                     handshakes[index].fetch_add(1, Ordering::SeqCst);
                                     if socket.get_ref().1.handshake_kind() == Some(rustls::HandshakeKind::Resumed) {
                                         resumed[index].fetch_add(1, Ordering::SeqCst);
                                     }
-                                    serve(socket, &requests[index]).await;
+                                    serve(socket, &requests[index], &barrier).await;
                                 }
                             }
                         });
@@ -78,7 +91,8 @@ impl Crowd {
     }
 }
 
-fn server(authority: &Authority) -> rustls::ServerConfig {
+/// What a pod of the usual namespace shows.
+pub fn server(authority: &Authority) -> rustls::ServerConfig {
     let leaf = authority.leaf(&["kn-user-default", "data-plane.knative.dev"], 77).unwrap();
     let chain = CertificateDer::pem_slice_iter(leaf.chain.as_bytes()).collect::<Result<_, _>>().unwrap();
     let key = PrivateKeyDer::from_pem_slice(leaf.key.as_bytes()).unwrap();
@@ -87,7 +101,7 @@ fn server(authority: &Authority) -> rustls::ServerConfig {
     builder.with_no_client_auth().with_single_cert(chain, key).unwrap()
 }
 
-async fn serve(mut socket: impl AsyncReadExt + AsyncWriteExt + Unpin, requests: &AtomicUsize) {
+async fn serve(mut socket: impl AsyncReadExt + AsyncWriteExt + Unpin, requests: &AtomicUsize, barrier: &Barrier) {
     let mut got = Vec::new();
     while socket.read_buf(&mut got).await.is_ok_and(|n| n > 0) {
         if !got.ends_with(b"\r\n\r\n") {
@@ -99,6 +113,7 @@ async fn serve(mut socket: impl AsyncReadExt + AsyncWriteExt + Unpin, requests: 
         let body = if probe { "queue" } else { "ok" };
         if !probe {
             requests.fetch_add(1, Ordering::SeqCst);
+            barrier.wait().await;
         }
         let close = if last { "Connection: close\r\n" } else { "" };
         let answer = format!("HTTP/1.1 200 OK\r\n{close}Content-Length: {}\r\n\r\n{body}", body.len());

@@ -10,7 +10,7 @@ use std::time::Instant;
 use socket2::{Domain, Socket, Type};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpListener;
-use tokio::sync::Notify;
+use tokio::sync::{Barrier, Notify};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
@@ -31,12 +31,24 @@ struct Seen {
     /// When the first byte of the first request came, and how many handshakes there had been.
     first: Cell<Option<(Instant, usize)>>,
     came: Notify,
+    /// Where requests wait for those of other pods before any is answered.
+    together: Option<Rc<Barrier>>,
 }
 
 impl Pod {
     /// Listens from now on: for probes in plaintext, for requests there or, if so, over TLS.
     pub(crate) fn open(address: Ipv4Addr, tls: Option<&TlsAcceptor>) -> io::Result<Self> {
-        let seen = Rc::new(Seen::default());
+        Self::listening(address, tls, Seen::default())
+    }
+
+    /// One that answers a request when as many as the barrier says have come, to all of its pods: so that a fast pod
+    /// takes none that could have been another's first.
+    pub(crate) fn together(address: Ipv4Addr, tls: &TlsAcceptor, barrier: &Rc<Barrier>) -> io::Result<Self> {
+        Self::listening(address, Some(tls), Seen { together: Some(barrier.clone()), ..Seen::default() })
+    }
+
+    fn listening(address: Ipv4Addr, tls: Option<&TlsAcceptor>, seen: Seen) -> io::Result<Self> {
+        let seen = Rc::new(seen);
         let mut tasks = JoinSet::new();
         // The port of probes last: from then on it can answer.
         if let Some(tls) = tls {
@@ -107,6 +119,9 @@ async fn serve(mut socket: impl AsyncRead + AsyncWrite + Unpin, seen: &Seen) -> 
             continue;
         }
         got.clear();
+        if let Some(together) = seen.together.as_ref().filter(|_| !probe) {
+            together.wait().await;
+        }
         let body = if probe { "queue" } else { "hello" };
         socket.write_all(format!("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n{body}").as_bytes()).await?;
         socket.flush().await?;
