@@ -28,7 +28,7 @@ fn open_to(ip: IpAddr) -> usize {
 
 /// Idle connections go at once, though nobody asks for anything.
 #[test]
-fn given_idle_connections_when_their_authority_is_removed_then_they_are_closed_and_others_stay() {
+fn given_idle_connections_when_their_authority_is_removed_then_they_are_closed_and_other_pods_serve_on() {
     let world = World::new(true);
     world.create(world.revision());
     let activator = world.start();
@@ -44,7 +44,7 @@ fn given_idle_connections_when_their_authority_is_removed_then_they_are_closed_a
     world.api.delete("configmaps", SYSTEM, "bundle");
 
     eventually("what it vouched for is closed", || open_to(going.ip) == 0);
-    // The store says for all connections of before whether an authority went: they are made anew when they are needed.
+    // Connections that another authority vouched for are made anew as well, when they are needed.
     eventually("the other pod serves", || activator.get().status() == 200 && open_to(staying.ip) > 0);
 }
 
