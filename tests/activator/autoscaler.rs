@@ -20,6 +20,7 @@ pub struct Autoscaler {
 #[derive(Default)]
 struct State {
     stop: AtomicBool,
+    silent: AtomicBool,
     heads: Mutex<Vec<String>>,
     told: Mutex<Vec<Told>>,
     pings: Mutex<Vec<Instant>>,
@@ -71,6 +72,11 @@ impl Autoscaler {
         self.state.told.lock().unwrap().clear();
         self.state.stop.store(false, Ordering::SeqCst);
         listen(TcpListener::bind(("127.0.0.1", self.port)).unwrap(), self.state.clone());
+    }
+
+    /// Takes everything from now on and says nothing, as one that hangs.
+    pub fn hang(&self) {
+        self.state.silent.store(true, Ordering::SeqCst);
     }
 
     /// The handshakes so far, as they came.
@@ -149,6 +155,9 @@ fn serve(mut stream: TcpStream, state: &State) -> Option<()> {
             }
             websocket::PING => {
                 state.pings.lock().unwrap().push(Instant::now());
+                if state.silent.load(Ordering::SeqCst) {
+                    continue;
+                }
                 stream.write_all(&[0x80 | websocket::PONG, 0]).ok()?;
             }
             _ => {}

@@ -243,6 +243,36 @@ fn given_a_waiting_request_when_its_revision_is_deleted_then_404() {
     assert!(reply.text().contains("revision.serving.knative.dev \"hello-00001\" not found"), "{}", reply.text());
 }
 
+/// 7.9: Endpoints that are emptied, or deleted and made again: requests wait meanwhile, and none is lost.
+#[test]
+fn given_endpoints_that_go_when_they_come_back_then_requests_have_waited() {
+    for delete in [false, true] {
+        let world = World::new(false);
+        world.create(world.revision());
+        let activator = world.start();
+        let pod = world.pod();
+        world.endpoints(&[pod.ip], &[]);
+        assert_eq!(activator.get().status(), 200);
+
+        match delete {
+            true => world.api.delete("endpoints", NAMESPACE, &format!("{REVISION}-private")),
+            false => world.endpoints(&[], &[]),
+        }
+        let mut waiting = None;
+        eventually("requests wait", || {
+            let mut client = activator.ask();
+            let answered = client.reply_within(Duration::from_millis(300));
+            assert!(answered.as_ref().is_none_or(|reply| reply.status() == 200));
+            waiting = answered.is_none().then_some(client);
+            waiting.is_some()
+        });
+
+        world.endpoints(&[pod.ip], &[]);
+
+        assert_eq!(waiting.unwrap().reply().status(), 200, "deleted: {delete}");
+    }
+}
+
 /// Two revisions, one with a pod that can't be reached: the other is not held up (section 7, 10).
 #[test]
 fn given_another_revision_whose_pod_is_a_hole_when_a_pod_appears_then_it_is_served_at_once() {

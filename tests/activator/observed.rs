@@ -68,6 +68,23 @@ fn given_prometheus_when_scraped_then_names_and_labels_are_the_original_s() {
     assert!(sum(&page, "lockkeeper_activator_probes_passed_total", &[]).is_some_and(|probes| probes >= 1.0));
 }
 
+/// 12.1: a link that is lost is counted, and whether there is one is told.
+#[test]
+fn given_an_autoscaler_that_restarts_when_scraped_then_the_lost_link_is_counted() {
+    let world = World::new(false);
+    let (_activator, port) = observed(&world);
+    let link = |reachable: f64, errors: f64| {
+        let page = prometheus(port);
+        let of = [("peer", "autoscaler")];
+        sum(&page, "kn_activator_stats_conn_reachable", &of) == Some(reachable)
+            && sum(&page, "kn_activator_stats_conn_errors_total", &of) == Some(errors)
+    };
+    world.autoscaler.stop();
+    eventually("it is lost", || link(0.0, 1.0));
+    world.autoscaler.restart();
+    eventually("it is there again", || link(1.0, 1.0));
+}
+
 /// 12.1: a waiting request is queued, not active.
 #[test]
 fn given_a_request_that_waits_when_scraped_then_it_is_queued() {
@@ -112,9 +129,9 @@ fn given_requests_that_wait_when_their_revision_wakes_then_its_cold_start_is_rec
     assert!((parts - total).abs() < 1e-6 && total >= 0.1, "{parts} {total}");
 }
 
-/// O2: whatever callers send, the number of series has a bound.
+/// O2: whatever callers send, the number of series has a bound: hosts, methods, revisions that are none.
 #[test]
-fn given_random_hosts_when_scraped_then_series_stay_bounded() {
+fn given_random_requests_when_scraped_then_series_stay_bounded() {
     let world = World::new(false);
     world.create(world.revision());
     let (activator, port) = observed(&world);
@@ -126,10 +143,21 @@ fn given_random_hosts_when_scraped_then_series_stay_bounded() {
         client.send(format!("GET / HTTP/1.1\r\nHost: host-{number}.example.com\r\n{head}\r\n"));
         assert_eq!(client.reply().status(), 200);
     }
+    for number in 0..200 {
+        let (known, nothing) = (named(NAMESPACE, REVISION), named(&format!("n{number}"), &format!("r{number}")));
+        client.send(format!("M{number} / HTTP/1.1\r\nHost: hello.example.com\r\n{known}\r\n"));
+        assert_eq!(client.reply().status(), 200);
+        client.send(format!("GET / HTTP/1.1\r\nHost: nothing-{number}.example.com\r\n{nothing}\r\n"));
+        assert_eq!(client.reply().status(), 404);
+    }
     let page = prometheus(port);
     let series = page.iter().filter(|sample| sample.name == "http_server_request_duration_seconds_count").count();
-    assert!(series <= 64, "{series}");
-    assert_eq!(sum(&page, "http_server_request_duration_seconds_count", &[]), Some(200.0));
+    // The revision's, and those of requests for none.
+    assert!(series <= 128, "{series}");
+    assert_eq!(sum(&page, "http_server_request_duration_seconds_count", &[]), Some(600.0));
+    let revisions = page.iter().filter_map(|sample| sample.labels.get("kn_revision_name"));
+    assert!(revisions.into_iter().all(|name| name == REVISION));
+    assert!(page.len() < 6000, "{} samples in all", page.len());
 }
 
 /// 12.3: the request log is switched on and off while it runs; pod and trace are empty, whatever the headers.

@@ -1,5 +1,5 @@
 //! Section 8: what the autoscaler is told.
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::world::{NAMESPACE, REVISION, World};
 use crate::support::client::Raw;
@@ -90,12 +90,19 @@ fn given_the_autoscaler_was_away_when_it_is_back_then_it_is_told_the_last_of_eac
     eventually("it is told", || world.autoscaler.told_of(KEY).first().is_some_and(|told| told.concurrency > 0.0));
 }
 
-/// Pings go out, and a peer that is silent is given up after ten seconds.
+/// Pings go out each 10/3 s, and a peer that does not answer for ten seconds is given up: another link is made.
 #[test]
-fn given_a_link_when_it_is_idle_then_it_is_kept_alive() {
+fn given_a_link_when_the_autoscaler_hangs_then_it_is_given_up_after_ten_seconds() {
     let world = World::new(false);
     let _activator = world.start();
-    eventually("pings come", || world.autoscaler.pings() >= 2);
+    eventually("a ping comes", || world.autoscaler.pings() >= 1);
+    assert_eq!(world.autoscaler.handshakes().len(), 1);
+    let start = Instant::now();
+    world.autoscaler.hang();
+    eventually("another link is made", || world.autoscaler.handshakes().len() == 2);
+    // The last answer may have come a moment before.
+    assert!(start.elapsed() > Duration::from_secs(6), "{:?}", start.elapsed());
+    assert!(world.autoscaler.pings() >= 4, "{}", world.autoscaler.pings());
 }
 
 /// 5.2: a request of a warm revision is in flight from its arrival to the end of its response.

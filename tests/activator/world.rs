@@ -140,8 +140,20 @@ impl World {
 
     /// A pod at an address of the test's choice, in a namespace.
     pub fn pod_at(&self, ip: IpAddr, namespace: &str, app: App, settings: impl FnOnce(Builder) -> Builder) -> Pod {
+        let queue = self.queue_at(ip, namespace, app.port(), settings);
+        Pod { ip, app, queue }
+    }
+
+    /// The queue of a pod whose application listens on a port of 127.0.0.1.
+    pub fn queue_at(
+        &self,
+        ip: IpAddr,
+        namespace: &str,
+        port: u16,
+        settings: impl FnOnce(Builder) -> Builder,
+    ) -> Binary {
         let certs = if self.tls { Some(self.certs(&format!("kn-user-{namespace}"))) } else { None };
-        let mut builder = queue(app.port())
+        let mut builder = queue(port)
             .env("QUEUE_SERVING_PORT", 8012)
             .env("QUEUE_SERVING_TLS_PORT", 8112)
             .env("SERVING_NAMESPACE", namespace)
@@ -154,7 +166,7 @@ impl World {
         if self.tls {
             queue.tls();
         }
-        Pod { ip, app, queue }
+        queue
     }
 
     /// A directory with a certificate for `name` and for the name of older releases, which Knative's have too.
