@@ -7,6 +7,7 @@ use std::path::Path;
 
 use crate::certs::encoding::Encoding;
 use crate::certs::mint::{CENTURY_DAYS, Ca, Error, KeyKind, LeafSpec, Usages, Validity, write_dir};
+use crate::knative::names;
 
 /// The name on every good leaf: a queue in namespace `demo`.
 pub const NAME: &str = "kn-user-demo";
@@ -34,13 +35,16 @@ pub fn write(dir: &Path) -> Result<(), Error> {
     put("good/intermediate", &intermediate, &good())?;
     let longest = format!("kn-user-{}", "n".repeat(63));
     put("good/longest-namespace", &root, &LeafSpec { sans: vec![longest], ..good() })?;
-    put("good/routing", &root, &LeafSpec { sans: vec!["kn-routing".to_owned()], ..good() })?;
+    put("good/routing", &root, &LeafSpec { sans: vec![names::SAN_ROUTING.to_owned()], ..good() })?;
+    let legacy = names::SAN_LEGACY.to_owned();
+    put("good/legacy-name", &root, &LeafSpec { sans: vec![NAME.to_owned(), legacy.clone()], ..good() })?;
 
     put("broken/expired", &root, &LeafSpec { validity: Validity::expired(), ..good() })?;
     let begins = time::OffsetDateTime::now_utc() + time::Duration::days(CENTURY_DAYS);
     let later = Validity { not_before: begins, not_after: begins + time::Duration::days(1) };
     put("broken/not-yet-valid", &root, &LeafSpec { validity: later, ..good() })?;
     put("broken/wrong-san", &root, &LeafSpec { sans: vec!["kn-user-other".to_owned()], ..good() })?;
+    put("broken/legacy-only", &root, &LeafSpec { sans: vec![legacy], ..good() })?;
     put("broken/no-san", &root, &LeafSpec { sans: Vec::new(), ..good() })?;
     put("broken/other-ca", &other, &good())?;
     put("broken/client-only", &root, &LeafSpec { usages: Usages::Client, ..good() })?;

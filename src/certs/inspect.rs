@@ -14,107 +14,97 @@ use rustls::client::danger::{ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, ClientConnection};
-use time::OffsetDateTime;
 
-use crate::tls::expiry::date;
-use crate::tls::identity::Leaf;
-use crate::tls::{pem, san, signatures};
+use crate::certs::words;
+use crate::knative::names::{FILE_CA, FILE_CERTIFICATE};
+use crate::tls::error::Error;
+use crate::tls::{pem, signatures};
 
 /// A server has this long to show its certificate.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What is said of a text without a block.
-const NO_BLOCK: &str = "  no PEM block\n";
+/// Certificates in words.
+#[derive(Debug, Default)]
+pub struct Shown {
+    /// For people.
+    pub text: String,
+    /// Whether there was something to show, and all of it could be read.
+    pub complete: bool,
+}
 
 /// The certificates of `target`, in words: the files of a directory, a file, or what a server at `host:port` shows.
 ///
 /// # Errors
 /// Nothing can be read there: in words.
-pub fn show(target: &str) -> Result<String, String> {
+pub fn show(target: &str) -> Result<Shown, String> {
     let path = Path::new(target);
     if path.is_dir() {
-        let mut text = String::new();
-        for name in ["tls.crt", "ca.crt"] {
-            let file = path.join(name);
-            match fs::read(&file) {
-                Ok(bytes) => {
-                    let _ = writeln!(text, "{}:", file.display());
-                    text.push_str(&in_text(&bytes));
-                }
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    let _ = writeln!(text, "{}: missing", file.display());
-                }
-                Err(error) => return Err(format!("{}: {error}", file.display())),
-            }
-        }
-        return Ok(text);
+        return directory(path);
     }
     if path.exists() {
-        let text = fs::read(path).map(|bytes| in_text(&bytes)).map_err(|error| format!("{target}: {error}"))?;
-        return match text == NO_BLOCK {
-            true => {
-                Err(format!("{target}: no PEM block: expected certificates, each from -----BEGIN CERTIFICATE-----"))
-            }
-            false => Ok(text),
+        let bytes = fs::read(path).map_err(|error| format!("{target}: {error}"))?;
+        return match pem::blocks(&bytes).is_empty() {
+            true => Err(format!("{target}: {NO_BLOCK}")),
+            false => Ok(in_words(&bytes)),
         };
     }
     if target.contains(':') {
         let chain = of_server(target).map_err(|error| format!("{target}: {error}"))?;
-        return Ok(chain.iter().enumerate().map(|(index, der)| describe(index + 1, der)).collect());
+        let text = chain.iter().enumerate().map(|(index, der)| words::certificate(index + 1, der).0).collect();
+        return Ok(Shown { text, complete: true });
     }
     Err(format!("{target}: no such file or directory, and not HOST:PORT"))
 }
 
+/// What is said of a text without a block.
+const NO_BLOCK: &str = "no PEM block: expected certificates, each from -----BEGIN CERTIFICATE-----";
+
+fn directory(path: &Path) -> Result<Shown, String> {
+    let mut shown = Shown { text: String::new(), complete: true };
+    let mut found = false;
+    for name in [FILE_CERTIFICATE, FILE_CA] {
+        let file = path.join(name);
+        let part = match fs::read(&file) {
+            Ok(bytes) => in_words(&bytes),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let _ = writeln!(shown.text, "{}: missing", file.display());
+                continue;
+            }
+            Err(error) => Shown { text: format!("  {error}\n"), complete: false },
+        };
+        found = true;
+        shown.complete &= part.complete;
+        let _ = write!(shown.text, "{}:\n{}", file.display(), part.text);
+    }
+    match found {
+        true => Ok(shown),
+        false => Err(format!("{}: neither {FILE_CERTIFICATE} nor {FILE_CA} is in this directory", path.display())),
+    }
+}
+
 /// The certificates of a PEM text in words; what can't be read is named with its position.
-fn in_text(text: &[u8]) -> String {
-    let mut words = String::new();
+fn in_words(text: &[u8]) -> Shown {
+    let mut shown = Shown { text: String::new(), complete: true };
     for block in pem::blocks(text) {
         match block.content {
-            pem::Content::Certificate(ref der) => words.push_str(&describe(block.number, der)),
+            pem::Content::Certificate(ref der) => {
+                let (text, readable) = words::certificate(block.number, der);
+                shown.text += &text;
+                shown.complete &= readable;
+            }
             pem::Content::Broken(ref why) => {
-                let _ = writeln!(words, "  {}. unreadable, line {}: {why}", block.number, block.line);
+                let _ = writeln!(shown.text, "  {}. unreadable, line {}: {why}", block.number, block.line);
+                shown.complete = false;
             }
             _ => {
-                let _ = writeln!(words, "  {}. {} (not shown)", block.number, block.label);
+                let _ = writeln!(shown.text, "  {}. {} (not shown)", block.number, block.label);
             }
         }
     }
-    match words.is_empty() {
-        true => NO_BLOCK.to_owned(),
-        false => words,
+    if shown.text.is_empty() {
+        shown = Shown { text: format!("  {NO_BLOCK}\n"), complete: false };
     }
-}
-
-fn describe(number: usize, der: &CertificateDer<'_>) -> String {
-    match Leaf::of(der) {
-        Ok(facts) => {
-            let now = OffsetDateTime::now_utc();
-            let left = match (facts.not_before > now, facts.not_after < now) {
-                (true, _) => "NOT YET VALID".to_owned(),
-                (_, true) => "EXPIRED".to_owned(),
-                _ => format!("{} days left", (facts.not_after - now).whole_days()),
-            };
-            let subject = or_nothing(&facts.subject);
-            format!(
-                "  {number}. {subject}\n     issuer: {}\n     names: {}\n     valid: {} to {} ({left})\n     key: {}{}\n     serial: {}\n",
-                or_nothing(&facts.issuer),
-                san::in_words(&facts.names),
-                date(facts.not_before),
-                date(facts.not_after),
-                facts.key,
-                if facts.key.is_supported() { "" } else { " (too weak or unknown: peers refuse it)" },
-                facts.serial,
-            )
-        }
-        Err(why) => format!("  {number}. {why}\n"),
-    }
-}
-
-fn or_nothing(text: &str) -> &str {
-    match text.is_empty() {
-        true => "(no subject)",
-        false => text,
-    }
+    shown
 }
 
 /// The chain that the server at `address` shows.
@@ -129,8 +119,7 @@ fn of_server(address: &str) -> Result<Vec<CertificateDer<'static>>, String> {
         .with_no_client_auth();
     let host = address.rsplit_once(':').map_or(address, |(host, _)| host).trim_matches(['[', ']']);
     let name = ServerName::try_from(host.to_owned()).map_err(|error| error.to_string())?;
-    let first = address.to_socket_addrs().map_err(|error| error.to_string())?.next().ok_or("no address")?;
-    let mut socket = TcpStream::connect_timeout(&first, PATIENCE).map_err(|error| error.to_string())?;
+    let mut socket = connect(address)?;
     let patient = socket.set_read_timeout(Some(PATIENCE)).and_then(|()| socket.set_write_timeout(Some(PATIENCE)));
     patient.map_err(|error| error.to_string())?;
     let mut tls = ClientConnection::new(Arc::new(config), name).map_err(|error| error.to_string())?;
@@ -141,10 +130,22 @@ fn of_server(address: &str) -> Result<Vec<CertificateDer<'static>>, String> {
     // A server that asks for a client certificate has shown its own before it refuses us.
     let chain = std::mem::take(&mut *recorder.chain.lock().unwrap_or_else(PoisonError::into_inner));
     match (chain.is_empty(), outcome) {
-        (true, Err(error)) => Err(error.to_string()),
+        (true, Err(error)) => Err(Error::from_io(&error).to_string()),
         (true, Ok(())) => Err("the server showed no certificate".to_owned()),
         (false, _) => Ok(chain),
     }
+}
+
+/// A connection to the first of the host's addresses that takes one: `localhost` has two, a server may have one of them.
+fn connect(address: &str) -> Result<TcpStream, String> {
+    let mut why = "no address".to_owned();
+    for candidate in address.to_socket_addrs().map_err(|error| error.to_string())? {
+        match TcpStream::connect_timeout(&candidate, PATIENCE) {
+            Ok(socket) => return Ok(socket),
+            Err(error) => why = error.to_string(),
+        }
+    }
+    Err(why)
 }
 
 /// Accepts every chain and keeps it. No byte of data is ever sent over such a connection.

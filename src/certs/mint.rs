@@ -10,11 +10,14 @@ use std::str::FromStr;
 
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, RsaKeySize, SanType, SerialNumber, SignatureAlgorithm,
+    KeyUsagePurpose, PublicKeyData, RsaKeySize, SanType, SerialNumber, SignatureAlgorithm,
 };
 use time::{Duration, OffsetDateTime};
+use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::FromDer;
 
 use crate::certs::encoding::{self, Encoding};
+use crate::tls::pem;
 
 /// The kinds of keys that cert-manager issues.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -84,8 +87,10 @@ impl FromStr for KeyKind {
 /// Why something could not be minted.
 #[derive(Debug)]
 pub enum Error {
-    /// A name has characters that no certificate may hold, or key and authority can't be used.
+    /// A name has characters that no certificate may hold, or a key can't be made.
     Certificate(rcgen::Error),
+    /// A certificate and key that were given are not an authority's: why.
+    Authority(String),
     /// A file could not be written or read.
     File(io::Error),
 }
@@ -94,6 +99,7 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Certificate(error) => write!(f, "can't make the certificate: {error}"),
+            Self::Authority(why) => write!(f, "no authority to issue with: {why}"),
             Self::File(error) => error.fmt(f),
         }
     }
@@ -229,15 +235,25 @@ impl Ca {
         Ok(Self { issuer: Issuer::new(params, key), cert_pem, chain_pem: String::new(), root_pem })
     }
 
-    /// A root from its files, as [`Ca::cert_pem`] and [`Ca::key_pem`] gave them.
+    /// A root from its files, as [`Ca::cert_pem`] and [`Ca::key_pem`] gave them or another tool wrote them.
     ///
     /// # Errors
-    /// They can't be parsed.
+    /// They can't be parsed, do not belong together, or the certificate is not an authority's.
     pub fn from_pem(cert_pem: &str, key_pem: &str) -> Result<Self, Error> {
-        let key = KeyPair::from_pem(key_pem)?;
-        let der = crate::tls::pem::certificates(cert_pem.as_bytes()).ok().and_then(|found| found.into_iter().next());
-        let der = der.ok_or(rcgen::Error::CouldNotParseCertificate)?;
-        let issuer = Issuer::from_ca_cert_der(&der, key)?;
+        let certificates = pem::certificates(cert_pem.as_bytes()).map_err(Error::Authority)?;
+        let Some(der) = certificates.first() else {
+            return Err(Error::Authority("no PEM block with a certificate was found".to_owned()));
+        };
+        let key = pem::private_key(key_pem.as_bytes()).map_err(Error::Authority)?;
+        let key = KeyPair::try_from(&key).map_err(|error| Error::Authority(format!("its key: {error}")))?;
+        let (_, parsed) = X509Certificate::from_der(der).map_err(|error| Error::Authority(error.to_string()))?;
+        if !parsed.is_ca() {
+            return Err(Error::Authority(format!("{} may not issue certificates", parsed.subject())));
+        }
+        if parsed.public_key().raw != key.subject_public_key_info() {
+            return Err(Error::Authority(format!("the key is not that of {}", parsed.subject())));
+        }
+        let issuer = Issuer::from_ca_cert_der(der, key)?;
         Ok(Self { issuer, cert_pem: cert_pem.to_owned(), chain_pem: String::new(), root_pem: cert_pem.to_owned() })
     }
 

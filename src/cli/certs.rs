@@ -1,11 +1,11 @@
 //! `lockkeeper certs`: mint, show and check certificates.
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use crate::certs::check::{self, Finding};
+use crate::certs::check::{self, Finding, Peers, Purpose};
 use crate::certs::encoding::Encoding;
 use crate::certs::mint::{self, Ca, KeyKind, LeafSpec, Validity};
 use crate::certs::{fixtures, inspect};
@@ -22,70 +22,83 @@ pub struct Command {
 enum What {
     /// Make an authority, perhaps an intermediate, and a leaf for a role.
     Mint(Mint),
-    /// Show certificates in words: chain, names, validity, key. A server's certificate is not verified.
+    /// Show certificates in words: chain, names, validity, key. None is verified.
+    ///
+    /// Exit status 0; 1 if there is nothing to show or a part of it can't be read.
     Show {
-        /// A PEM file, a directory with tls.crt and ca.crt, or HOST:PORT.
+        /// A PEM file, a directory with tls.crt and ca.crt, or HOST:PORT of a server.
         target: String,
     },
-    /// Say whether a directory would work for a role, and if not, why and what to do. Exit status 1 if not.
+    /// Say whether a directory would work for a role, and if not, why and what to do.
+    ///
+    /// Exit status 0 if it would, with warnings or without; 1 if it would not; 2 if the arguments are wrong.
     Check {
         /// The directory with tls.crt, tls.key and ca.crt.
         dir: PathBuf,
-        #[command(flatten)]
-        role: ForRole,
+        /// The role that shows the certificate.
+        #[arg(long, value_enum, default_value_t = Role::Queue)]
+        role: Role,
+        /// The namespace of a queue; required for that role, whose name depends on it.
+        #[arg(long, value_parser = names::namespace)]
+        namespace: Option<String>,
+        /// It has to work for callers that expect the legacy name data-plane.knative.dev too, as Knative's own activator.
+        #[arg(long)]
+        legacy_name: bool,
     },
-}
-
-#[derive(Debug, Args)]
-struct ForRole {
-    /// The role that shows the certificate.
-    #[arg(long, value_enum, default_value_t = Role::Queue)]
-    role: Role,
-    /// The namespace of a queue; required for that role.
-    #[arg(long)]
-    namespace: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Role {
+    /// kn-user- and the namespace.
     Queue,
+    /// kn-routing.
     Activator,
+    /// kn-routing.
     Gateway,
 }
 
 #[derive(Debug, Args)]
 struct Mint {
-    /// Where tls.crt, tls.key and ca.crt go; the authority's key goes to ca.key beside them.
+    /// Where tls.crt, tls.key and ca.crt go; the key of a new authority goes to ca.key beside them.
     #[arg(long, default_value = ".")]
     dir: PathBuf,
     /// The role that shows the certificate.
     #[arg(long, value_enum, default_value_t = Role::Queue)]
     role: Role,
     /// The namespace of a queue.
-    #[arg(long, default_value = "default", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    #[arg(long, default_value = "default", value_parser = names::namespace)]
     namespace: String,
-    /// Further names.
-    #[arg(long = "san")]
+    /// Put the legacy name data-plane.knative.dev beside the role's, as Knative's own certificates have it.
+    #[arg(long)]
+    legacy_name: bool,
+    /// A further name, or an IP address; may be repeated.
+    #[arg(long = "san", value_name = "NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     sans: Vec<String>,
-    /// rsa2048, rsa3072, rsa4096, p256, p384, p521 or ed25519.
-    #[arg(long, default_value = "p256")]
+    /// Kind of the leaf's key: rsa2048, rsa3072, rsa4096, p256, p384, p521 or ed25519.
+    #[arg(long, value_name = "KIND", default_value = "p256")]
     key_type: KeyKind,
-    /// Write the key as PKCS#1 or SEC1, cert-manager's default, instead of PKCS#8.
+    /// Write the key as PKCS#1 or SEC1, cert-manager's default, instead of PKCS#8 (Ed25519 has only that).
     #[arg(long)]
     traditional: bool,
     /// Days of validity.
     #[arg(long, default_value_t = 90, value_parser = clap::value_parser!(i64).range(1..=36_500))]
     days: i64,
     /// A directory with ca.crt and ca.key of an authority to use, instead of a new one.
-    #[arg(long)]
+    #[arg(long, value_name = "DIR")]
     ca: Option<PathBuf>,
+    /// Kind of the key of a new authority, and of the intermediate.
+    #[arg(long, value_name = "KIND", default_value = "p256")]
+    ca_key_type: KeyKind,
     /// Put an intermediate between authority and leaf.
     #[arg(long)]
     intermediate: bool,
     /// Make the repository's test certificates in this directory, and nothing else.
-    #[arg(long)]
+    #[arg(long, value_name = "DIR", exclusive = true)]
     fixtures: Option<PathBuf>,
 }
+
+/// Wrong arguments, as clap ends with them.
+const USAGE: u8 = 2;
 
 impl Command {
     /// Does it.
@@ -93,16 +106,20 @@ impl Command {
     pub fn run(self) -> ExitCode {
         let outcome = match self.what {
             What::Mint(mint) => mint.run().map(|text| (text, true)),
-            What::Show { target } => inspect::show(&target).map(|text| (text, true)),
-            What::Check { dir, role } => match (role.role, role.namespace.as_deref().unwrap_or_default()) {
-                (Role::Queue, "") => {
-                    Err("--namespace is required for the role queue: its name depends on it".to_owned())
-                }
-                (role, namespace) => {
-                    let findings = check::directory(&dir, &san(role, namespace));
-                    Ok((in_words(&findings), check::works(&findings)))
-                }
-            },
+            What::Show { target } => inspect::show(&target).map(|shown| (shown.text, shown.complete)),
+            What::Check { role: Role::Queue, namespace: None, .. } => {
+                eprintln!("lockkeeper certs: --namespace is required for the role queue: its name depends on it");
+                return ExitCode::from(USAGE);
+            }
+            What::Check { dir, role, namespace, legacy_name } => {
+                let purpose = Purpose {
+                    name: role.name(namespace.as_deref().unwrap_or_default()),
+                    shown_to: role.peers(),
+                    legacy_name,
+                };
+                let findings = check::directory(&dir, &purpose);
+                Ok((in_words(&findings), check::works(&findings)))
+            }
         };
         match outcome {
             Ok((text, good)) => {
@@ -117,6 +134,24 @@ impl Command {
     }
 }
 
+impl Role {
+    /// The name that its certificate has to bear.
+    fn name(self, namespace: &str) -> String {
+        match self {
+            Self::Queue => names::san_user(namespace),
+            Self::Activator | Self::Gateway => names::SAN_ROUTING.to_owned(),
+        }
+    }
+
+    fn peers(self) -> Peers {
+        match self {
+            Self::Queue => Peers::Callers,
+            Self::Activator => Peers::CallersAndCalled,
+            Self::Gateway => Peers::Called,
+        }
+    }
+}
+
 impl Mint {
     fn run(&self) -> Result<String, String> {
         if let Some(dir) = &self.fixtures {
@@ -124,51 +159,66 @@ impl Mint {
                 .map(|()| format!("fixtures are in {}\n", dir.display()))
                 .map_err(|error| error.to_string());
         }
-        self.pair().map_err(|error| error.to_string())
+        let mut sans = vec![self.role.name(&self.namespace)];
+        if self.legacy_name {
+            sans.push(names::SAN_LEGACY.to_owned());
+        }
+        sans.extend(self.sans.iter().cloned());
+        let (dir, authority) = (self.dir.display(), self.authority()?);
+        self.pair(&authority, &sans).map_err(|error| match error {
+            mint::Error::File(error) => format!("{dir}: {error}"),
+            other => other.to_string(),
+        })?;
+        let authority = match self.ca {
+            Some(_) => "",
+            None => ", and ca.key to issue more with (--ca)",
+        };
+        let (sans, days) = (sans.join(", "), self.days);
+        Ok(format!("{dir}: tls.crt and tls.key for {sans}, valid for {days} days; ca.crt{authority}\n"))
     }
 
-    fn pair(&self) -> Result<String, mint::Error> {
-        let authority = self.authority()?;
+    fn pair(&self, authority: &Ca, sans: &[String]) -> Result<(), mint::Error> {
         let signer = match self.intermediate {
-            true => Some(authority.intermediate("lockkeeper intermediate", KeyKind::P256)?),
+            true => Some(authority.intermediate("lockkeeper intermediate", self.ca_key_type)?),
             false => None,
         };
-        let mut names = vec![san(self.role, &self.namespace)];
-        names.extend(self.sans.iter().cloned());
         let spec = LeafSpec {
             validity: Validity::days(self.days),
             key_kind: self.key_type,
             encoding: if self.traditional { Encoding::Traditional } else { Encoding::Pkcs8 },
-            ..LeafSpec::new(names.clone())
+            ..LeafSpec::new(sans)
         };
-        let pair = signer.as_ref().unwrap_or(&authority).leaf(&spec)?;
+        let pair = signer.as_ref().unwrap_or(authority).leaf(&spec)?;
         mint::write_dir(&self.dir, &pair, authority.root_pem())?;
-        if self.ca.is_none() {
-            mint::write_secret(&self.dir.join("ca.key"), &authority.key_pem())?;
+        match self.ca {
+            Some(_) => Ok(()),
+            None => Ok(mint::write_secret(&self.dir.join(CA_KEY), &authority.key_pem())?),
         }
-        Ok(format!(
-            "{}: tls.crt and tls.key for {}, valid for {} days, and ca.crt\n",
-            self.dir.display(),
-            names.join(", "),
-            self.days
-        ))
     }
 
-    fn authority(&self) -> Result<Ca, mint::Error> {
-        let read = |dir: &Path, name: &str| fs::read_to_string(dir.join(name));
-        match &self.ca {
-            Some(dir) => Ca::from_pem(&read(dir, "ca.crt")?, &read(dir, "ca.key")?),
-            None => Ca::new("lockkeeper", KeyKind::P256),
-        }
+    /// The authority that was named, or a new one; never one in the place of another, whose key would be lost.
+    fn authority(&self) -> Result<Ca, String> {
+        let Some(dir) = &self.ca else {
+            let key = self.dir.join(CA_KEY);
+            if key.exists() {
+                let (key, dir) = (key.display(), self.dir.display());
+                return Err(format!(
+                    "{key} is the key of another authority: use that one with --ca {dir}, or write to another --dir"
+                ));
+            }
+            return Ca::new("lockkeeper", self.ca_key_type).map_err(|error| error.to_string());
+        };
+        let read = |name: &str| {
+            let path = dir.join(name);
+            fs::read_to_string(&path).map_err(|error| format!("--ca: {}: {error}", path.display()))
+        };
+        let (certificate, key) = (read(names::FILE_CA)?, read(CA_KEY)?);
+        Ca::from_pem(&certificate, &key).map_err(|error| format!("--ca: {}: {error}", dir.display()))
     }
 }
 
-fn san(role: Role, namespace: &str) -> String {
-    match role {
-        Role::Queue => names::san_user(namespace),
-        Role::Activator | Role::Gateway => names::SAN_ROUTING.to_owned(),
-    }
-}
+/// The file of an authority's private key, which no role reads.
+const CA_KEY: &str = "ca.key";
 
 fn in_words(findings: &[Finding]) -> String {
     findings

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 
+use crate::knative::names;
 use crate::local::report::Report;
 use crate::local::topology::{Options, loopback};
 use crate::local::{check, rotate_ca, run};
@@ -17,9 +18,13 @@ pub struct Command {
     /// Send one round of requests through every listener, say what was verified, and end.
     #[arg(long, conflicts_with = "rotate_every")]
     check: bool,
-    /// Use tls.crt, tls.key and ca.crt of this directory instead of minting.
+    /// Use tls.crt, tls.key and ca.crt of this directory instead of minting, for the queue and its application alone: the
+    /// others need certificates that only the authority's key makes. What is put in place meanwhile is served.
     #[arg(long, value_name = "DIR", conflicts_with = "rotate_every")]
     certs_dir: Option<PathBuf>,
+    /// With --certs-dir: the certificate has to be for a queue of this namespace, instead of for whichever name it bears.
+    #[arg(long, value_name = "NAMESPACE", requires = "certs_dir", value_parser = names::namespace)]
+    namespace: Option<String>,
     /// Replace the leaf this often (5s, 500ms, 1m).
     #[arg(long, value_name = "TIME", value_parser = period)]
     rotate_every: Option<Duration>,
@@ -59,6 +64,7 @@ impl Command {
         let report = Report { json: self.json };
         let options = Options {
             certs_dir: self.certs_dir,
+            namespace: self.namespace,
             http_port: self.http_port,
             tls_port: self.tls_port,
             admin_port: self.admin_port,

@@ -77,6 +77,24 @@ pub fn san_user(namespace: &str) -> String {
     format!("kn-user-{}", namespace.to_lowercase())
 }
 
+/// The namespace in a name that [`san_user`] made.
+pub fn namespace_of(san: &str) -> Option<&str> {
+    san.strip_prefix("kn-user-").filter(|namespace| !namespace.is_empty())
+}
+
+/// A namespace as Kubernetes allows it, RFC 1123's label, as an argument gives it.
+///
+/// # Errors
+/// What was expected.
+pub fn namespace(text: &str) -> Result<String, String> {
+    let inner = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || *byte == b'-';
+    let ends = !text.starts_with('-') && !text.ends_with('-');
+    match ends && (1..=63).contains(&text.len()) && text.as_bytes().iter().all(inner) {
+        true => Ok(text.to_owned()),
+        false => Err("expected a namespace: 1 to 63 of a-z, 0-9 and -, none of - at either end".to_owned()),
+    }
+}
+
 // serving/pkg/networking/constants.go
 
 /// Queue: main server of an HTTP/1 revision.
@@ -105,5 +123,16 @@ mod tests {
     #[test]
     fn given_a_namespace_in_mixed_case_then_the_san_is_lower_case() {
         assert_eq!(san_user("Demo-NS"), "kn-user-demo-ns");
+    }
+
+    #[test]
+    fn given_arguments_when_they_are_no_namespaces_then_they_are_refused() {
+        let longest = "n".repeat(63);
+        for good in ["a", "demo-2", longest.as_str()] {
+            assert_eq!(namespace(good).as_deref(), Ok(good));
+        }
+        for bad in ["", "Demo", "a.b", "-a", "a-", "a b", "\u{e4}", &"n".repeat(64)] {
+            assert!(namespace(bad).is_err(), "{bad:?}");
+        }
     }
 }

@@ -21,6 +21,8 @@ use tokio::sync::mpsc;
 use tokio_rustls::TlsConnector;
 
 use crate::local::app::LocalExecutor;
+use crate::tls::error::Error;
+use crate::tls::verifier::{ExpectedSan, Verifier};
 
 /// HTTP/1.1 or HTTP/2 (over TLS by ALPN, else with prior knowledge).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,15 +40,34 @@ pub struct Trust {
     pub roots: Vec<Vec<u8>>,
     /// The DNS name that the certificate must hold.
     pub name: String,
+    /// How that is compared.
+    pub comparison: Comparison,
     /// The TLS versions offered.
     pub versions: &'static [&'static SupportedProtocolVersion],
 }
 
+/// How the name that is expected is compared with those of a certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Comparison {
+    /// As any client of the web compares a host, with wildcards; the host is sent as the server name.
+    Host,
+    /// As the roles compare each other's names ([`crate::tls::verifier`]): exactly, also one that is longer than a DNS label
+    /// may be. No server name is sent, as the gateway does it.
+    Exact,
+}
+
 impl Trust {
-    /// TLS 1.2 and 1.3, `name` expected under `root`.
+    /// TLS 1.2 and 1.3, the host `name` expected under `root`.
     #[must_use]
     pub fn new(root: &[u8], name: &str) -> Self {
-        Self { roots: vec![root.to_vec()], name: name.to_owned(), versions: rustls::ALL_VERSIONS }
+        let (roots, name) = (vec![root.to_vec()], name.to_owned());
+        Self { roots, name, comparison: Comparison::Host, versions: rustls::ALL_VERSIONS }
+    }
+
+    /// As [`Trust::new`], with exactly `name`.
+    #[must_use]
+    pub fn exact(root: &[u8], name: &str) -> Self {
+        Self { comparison: Comparison::Exact, ..Self::new(root, name) }
     }
 
     fn config(&self, protocol: Protocol) -> io::Result<ClientConfig> {
@@ -55,16 +76,31 @@ impl Trust {
             roots.add(CertificateDer::from(root.clone())).map_err(io::Error::other)?;
         }
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let mut config = ClientConfig::builder_with_provider(provider)
+        let algorithms = provider.signature_verification_algorithms;
+        let builder = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(self.versions)
-            .map_err(io::Error::other)?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+            .map_err(io::Error::other)?;
+        let mut config = match self.comparison {
+            Comparison::Host => builder.with_root_certificates(roots),
+            Comparison::Exact => {
+                let verifier = Verifier::new(Arc::new(roots), ExpectedSan::new(&self.name), algorithms);
+                builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier))
+            }
+        }
+        .with_no_client_auth();
         config.alpn_protocols = vec![match protocol {
             Protocol::Http1 => b"http/1.1".to_vec(),
             Protocol::Http2 => b"h2".to_vec(),
         }];
         Ok(config)
+    }
+
+    /// The server name for the hello of a connection to `addr`. An address is not sent.
+    fn server_name(&self, addr: SocketAddr) -> io::Result<ServerName<'static>> {
+        match self.comparison {
+            Comparison::Host => ServerName::try_from(self.name.clone()).map_err(io::Error::other),
+            Comparison::Exact => Ok(ServerName::from(addr.ip())),
+        }
     }
 }
 
@@ -146,7 +182,7 @@ pub struct Answer {
 /// A TCP connection, with TLS over it if `trust` is given, and what that verified.
 ///
 /// # Errors
-/// When the connection or the handshake fails; the error names rustls's reason.
+/// When the connection or the handshake fails; the error begins with the token of [`crate::tls::error::Reason`].
 pub async fn dial(
     addr: SocketAddr,
     trust: Option<&Trust>,
@@ -155,10 +191,16 @@ pub async fn dial(
     let stream = TcpStream::connect(addr).await?;
     stream.set_nodelay(true)?;
     let Some(trust) = trust else { return Ok((Box::pin(stream), None)) };
-    let name = ServerName::try_from(trust.name.clone()).map_err(io::Error::other)?;
-    let tls = TlsConnector::from(Arc::new(trust.config(protocol)?)).connect(name, stream).await?;
+    let connector = TlsConnector::from(Arc::new(trust.config(protocol)?));
+    let tls = connector.connect(trust.server_name(addr)?, stream).await.map_err(|error| in_words(&error))?;
     let peer = peer(tls.get_ref().1)?;
     Ok((Box::pin(tls), Some(peer)))
+}
+
+/// Why a handshake failed: the word that the roles have for it in logs and metrics, and the reason.
+fn in_words(error: &io::Error) -> io::Error {
+    let why = Error::from_io(error);
+    io::Error::new(error.kind(), format!("{}: {why}", why.token()))
 }
 
 /// A byte stream.

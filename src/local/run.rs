@@ -3,6 +3,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use rustls::pki_types::DnsName;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
@@ -96,27 +97,39 @@ pub async fn sample_application(listen: SocketAddr) -> io::Result<()> {
     Ok(())
 }
 
-/// A `curl` line that works as printed: the certificate's name need not resolve.
-fn curl(topology: &Topology) -> String {
-    curl_to(topology, topology.ports().tls)
-}
-
-/// The same to a host of the gateway, which starts the application first.
-fn curl_host(topology: &Topology, host: &str, port: u16) -> String {
-    format!("curl --cacert {} --resolve {host}:{port}:127.0.0.1 https://{host}:{port}/", quoted_ca(topology))
-}
-
-fn quoted_ca(topology: &Topology) -> String {
-    format!("'{}'", topology.ca_path().display().to_string().replace('\'', r"'\''"))
-}
-
-fn curl_to(topology: &Topology, port: u16) -> String {
+/// A line that verifies the queue and works as printed, after the program that it calls. The certificate's name need not
+/// resolve; one that a server name can't be, as of a namespace of 63 characters, is verified without sending it.
+fn line(topology: &Topology) -> (&'static str, String) {
+    let port = topology.ports().tls;
     let name = match topology.certificates {
         Certificates::Minted { .. } => "localhost",
         Certificates::Given(_) => &topology.name,
     };
     let ca = quoted_ca(topology);
-    format!("curl --cacert {ca} --resolve {name}:{port}:127.0.0.1 https://{name}:{port}/")
+    match DnsName::try_from(name) {
+        Ok(_) => ("curl", format!("curl --cacert {ca} --resolve {name}:{port}:127.0.0.1 https://{name}:{port}/")),
+        Err(_) => (
+            "openssl",
+            format!(
+                r"printf 'GET / HTTP/1.1\r\nHost: local\r\nConnection: close\r\n\r\n' | openssl s_client -quiet -noservername -connect 127.0.0.1:{port} -CAfile {ca} -verify_return_error -verify_hostname {}",
+                quoted(name)
+            ),
+        ),
+    }
+}
+
+/// A `curl` line to a host of the gateway, which starts the application first.
+fn curl_host(topology: &Topology, host: &str, port: u16) -> String {
+    format!("curl --cacert {} --resolve {host}:{port}:127.0.0.1 https://{host}:{port}/", quoted_ca(topology))
+}
+
+fn quoted_ca(topology: &Topology) -> String {
+    quoted(&topology.ca_path().display().to_string())
+}
+
+/// One word for a shell.
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
 }
 
 /// The next start or end of the pod; never, without an activator.
@@ -131,7 +144,7 @@ fn introduce(topology: &Topology, chain: Option<(&Wake, &Front)>, serial: &str, 
     let ports = topology.ports();
     let app = topology.app.addr();
     let ca = topology.ca_path().display().to_string();
-    let curl = curl(topology);
+    let (program, line) = line(topology);
     let mut text = format!(
         "application  http://{app}/\n\
          queue        process {}\n\
@@ -140,7 +153,7 @@ fn introduce(topology: &Topology, chain: Option<(&Wake, &Front)>, serial: &str, 
          \x20 admin      http://127.0.0.1:{}/\n\
          \x20 statistics http://127.0.0.1:{}/metrics\n\
          CA           {ca}\n\
-         try          {curl}\n",
+         try          {line}\n",
         topology.queue_id(),
         ports.http,
         ports.tls,
@@ -158,7 +171,7 @@ fn introduce(topology: &Topology, chain: Option<(&Wake, &Front)>, serial: &str, 
         ("san", topology.name.as_str().into()),
         ("serial", serial.into()),
         ("ca", ca.into()),
-        ("curl", curl.as_str().into()),
+        (program, line.as_str().into()),
     ];
     if let Some((wake, front)) = chain {
         let outside = curl_host(topology, HOST, front.https_port);

@@ -6,9 +6,12 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use crate::certs::check::{self, Finding, Purpose};
+use crate::knative::names;
 use crate::local::app::App;
 use crate::local::pki::{Authority, Leaf, Mount};
 use crate::local::process::Process;
+use crate::tls::{pem, san, trust};
 
 /// The namespace that the queue believes to be in.
 pub const NAMESPACE: &str = "default";
@@ -20,6 +23,8 @@ pub const REVISION: &str = "local-00001";
 pub struct Options {
     /// A directory with `tls.crt`, `tls.key` and `ca.crt`; default: minted.
     pub certs_dir: Option<PathBuf>,
+    /// The namespace whose name the certificate in `certs_dir` has to bear; default: whichever name it bears first.
+    pub namespace: Option<String>,
     /// Plaintext port of the queue.
     pub http_port: u16,
     /// TLS port of the queue.
@@ -71,8 +76,8 @@ pub struct Topology {
     pub certificates: Certificates,
     /// The DNS name to verify the queue by.
     pub name: String,
-    /// The CA's certificate, DER.
-    pub root: Vec<u8>,
+    /// The certificates of the authorities to trust, DER.
+    pub roots: Vec<Vec<u8>>,
     state: StateDir,
 }
 
@@ -89,8 +94,8 @@ impl Topology {
     /// Names what could not be started; the queue's last log lines are in the message.
     pub fn start(options: &Options) -> io::Result<Self> {
         let state = StateDir::create()?;
-        let (certificates, name, root) = match &options.certs_dir {
-            Some(dir) => given(dir)?,
+        let Shown { certificates, name, roots } = match &options.certs_dir {
+            Some(dir) => given(dir, options.namespace.as_deref())?,
             None => minted(&state.0.join("certs"))?,
         };
         let app = App::start(loopback(options.app_port)).map_err(|error| about("the sample application", &error))?;
@@ -100,12 +105,13 @@ impl Topology {
             ("QUEUE_SERVING_TLS_PORT", options.tls_port.to_string()),
             ("LOCKKEEPER_ADMIN_PORT", options.admin_port.to_string()),
             ("LOCKKEEPER_STATS_PORT", options.stats_port.to_string()),
+            ("SERVING_NAMESPACE", names::namespace_of(&name).unwrap_or(NAMESPACE).to_owned()),
         ];
         let mut queue = Process::start("the queue", &["queue"], &[&env[..], &own[..]].concat())?;
         let servers = ["http server main:", "tls server main:", "server admin:", "http server metrics:"];
         let [http, tls, admin, stats] = queue.await_ports(servers)?;
         let ports = Ports { http, tls, admin, stats };
-        Ok(Self { queue, ports, app, certificates, name, root, state })
+        Ok(Self { queue, ports, app, certificates, name, roots, state })
     }
 
     /// The queue's ports.
@@ -197,37 +203,61 @@ impl Certificates {
 }
 
 fn leaf(authority: &Authority, serial: u64) -> io::Result<Leaf> {
-    authority.leaf(&[&format!("kn-user-{NAMESPACE}"), "localhost", "127.0.0.1", "::1"], serial)
+    authority.leaf(&[&names::san_user(NAMESPACE), "localhost", "127.0.0.1", "::1"], serial)
 }
 
-fn minted(dir: &Path) -> io::Result<(Certificates, String, Vec<u8>)> {
+/// What the queue shows, and how to verify it.
+struct Shown {
+    certificates: Certificates,
+    name: String,
+    roots: Vec<Vec<u8>>,
+}
+
+fn minted(dir: &Path) -> io::Result<Shown> {
     let authority = Authority::mint("lockkeeper local CA")?;
     let mut mount = Mount::create(dir)?;
     let serial = 0x1001;
     mount.publish_leaf(&leaf(&authority, serial)?, &authority)?;
-    let root = authority.der().to_vec();
-    Ok((Certificates::Minted { authority: Box::new(authority), mount, serial }, format!("kn-user-{NAMESPACE}"), root))
+    let roots = vec![authority.der().to_vec()];
+    let certificates = Certificates::Minted { authority: Box::new(authority), mount, serial };
+    Ok(Shown { certificates, name: names::san_user(NAMESPACE), roots })
 }
 
-fn given(dir: &Path) -> io::Result<(Certificates, String, Vec<u8>)> {
-    let root = first_certificate(&dir.join("ca.crt"))?;
-    let leaf = first_certificate(&dir.join("tls.crt"))?;
-    let (_, parsed) = x509_parser::parse_x509_certificate(&leaf).map_err(io::Error::other)?;
-    let name = parsed.subject_alternative_name().ok().flatten().and_then(|names| {
-        names.value.general_names.iter().find_map(|name| match name {
-            x509_parser::prelude::GeneralName::DNSName(name) => Some((*name).to_owned()),
-            _ => None,
+/// A directory that passes what `certs check` looks at, and with which the queue can be verified.
+fn given(dir: &Path, namespace: Option<&str>) -> io::Result<Shown> {
+    let name = match namespace {
+        Some(namespace) => names::san_user(namespace),
+        None => first_name(dir).unwrap_or_else(|| names::san_user(NAMESPACE)),
+    };
+    let wrong: Vec<String> = check::directory(dir, &Purpose::queue(name.as_str()))
+        .into_iter()
+        .filter_map(|finding| match finding {
+            Finding::Bad { what, remedy } => Some(format!("{what}\n  -> {remedy}")),
+            Finding::Good(_) | Finding::Warning(_) => None,
         })
-    });
-    let name = name.ok_or_else(|| io::Error::other(format!("{}: no DNS name in it", dir.join("tls.crt").display())))?;
-    Ok((Certificates::Given(dir.to_owned()), name, root))
+        .collect();
+    if !wrong.is_empty() {
+        return Err(io::Error::other(wrong.join("\n")));
+    }
+    let authorities = dir.join(names::FILE_CA);
+    let untrusted = |why: &str| {
+        let path = authorities.display();
+        io::Error::other(format!(
+            "{path}: {why}\n  -> expected the certificate of the authority, to verify the queue by"
+        ))
+    };
+    let trusted = trust::Store::new();
+    trusted.set_source(names::FILE_CA, &fs::read(&authorities).map_err(|error| untrusted(&error.to_string()))?);
+    let anchors = trusted.snapshot().ok_or_else(|| untrusted("it holds no valid certificate authority"))?;
+    let roots = anchors.anchors.iter().map(|anchor| anchor.der().to_vec()).collect();
+    Ok(Shown { certificates: Certificates::Given(dir.to_owned()), name, roots })
 }
 
-fn first_certificate(path: &Path) -> io::Result<Vec<u8>> {
-    let named = |what: String| io::Error::other(format!("{}: {what}", path.display()));
-    let text = fs::read(path).map_err(|error| named(error.to_string()))?;
-    let (_, pem) = x509_parser::pem::parse_x509_pem(&text).map_err(|error| named(error.to_string()))?;
-    Ok(pem.contents)
+/// The first name of the certificate in `dir`, if there is one that can be read as text.
+fn first_name(dir: &Path) -> Option<String> {
+    let text = fs::read(dir.join(names::FILE_CERTIFICATE)).ok()?;
+    let leaf = pem::certificates(&text).ok()?.into_iter().next()?;
+    String::from_utf8(san::dns_names(&leaf).ok()?.into_iter().next()?).ok()
 }
 
 fn about(what: &str, error: &io::Error) -> io::Error {

@@ -158,6 +158,10 @@ impl Error {
                 Reason::UnknownCa,
                 "no trusted authority issued the peer's certificate, or an intermediate is missing",
             ),
+            C::BadSignature => Self::new(
+                Reason::BadCertificate,
+                "a signature is not by the key of the issuer that it names (BadSignature)",
+            ),
             C::InvalidPurpose | C::InvalidPurposeContext { .. } => Self::new(Reason::WrongUsage, error.to_string()),
             C::UnsupportedSignatureAlgorithmContext { .. }
             | C::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {

@@ -33,6 +33,13 @@ pub struct Anchor {
     der: CertificateDer<'static>,
 }
 
+impl Anchor {
+    /// The certificate.
+    pub fn der(&self) -> &CertificateDer<'static> {
+        &self.der
+    }
+}
+
 /// A published state of the trust store.
 #[derive(Debug)]
 pub struct Snapshot {

@@ -12,6 +12,12 @@ use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
 /// The name that callers of the queue expect in tests.
 pub const NAME: &str = "kn-user-default";
 
+/// The certificates in a file, DER.
+pub fn authorities(file: &Path) -> Vec<Vec<u8>> {
+    let certificates = CertificateDer::pem_file_iter(file).unwrap();
+    certificates.map(|certificate| certificate.unwrap().to_vec()).collect()
+}
+
 /// A CA and a directory as the kubelet mounts it.
 pub struct Pki {
     /// The CA.

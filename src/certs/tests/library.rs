@@ -1,6 +1,7 @@
 //! Minting, checking and trust bundles.
 #![allow(clippy::unwrap_used)]
 use super::fixture;
+use crate::certs::check::Purpose;
 use crate::certs::mint::{Ca, KeyKind, LeafSpec};
 use crate::certs::{check, fixtures, inspect};
 use crate::knative::names;
@@ -24,13 +25,13 @@ fn given_the_fixtures_when_checked_then_the_good_ones_work_and_the_broken_ones_d
             "good/routing" => names::SAN_ROUTING.to_owned(),
             _ => fixtures::NAME.to_owned(),
         };
-        let findings = check::directory(&fixture(&name), &expected);
+        let findings = check::directory(&fixture(&name), &Purpose::queue(expected));
         assert!(check::works(&findings), "{name}: {findings:?}");
     }
     let broken = names("broken");
-    assert_eq!(broken.len(), 11);
+    assert_eq!(broken.len(), 12);
     for name in broken {
-        let findings = check::directory(&fixture(&name), fixtures::NAME);
+        let findings = check::directory(&fixture(&name), &Purpose::queue(fixtures::NAME));
         assert!(!check::works(&findings), "{name}: {findings:?}");
     }
 }
@@ -38,7 +39,7 @@ fn given_the_fixtures_when_checked_then_the_good_ones_work_and_the_broken_ones_d
 #[test]
 fn given_no_files_when_checked_then_it_does_not_work() {
     let empty = tempfile::tempdir().unwrap();
-    assert!(!check::works(&check::directory(empty.path(), fixtures::NAME)));
+    assert!(!check::works(&check::directory(empty.path(), &Purpose::queue(fixtures::NAME))));
 }
 
 #[test]
@@ -50,7 +51,7 @@ fn given_an_authority_from_its_files_when_it_signs_then_its_leaves_are_accepted(
     let pair = read.leaf(&LeafSpec::new(["kn-user-demo"])).unwrap();
     crate::certs::mint::write_dir(dir.path(), &pair, made.root_pem()).unwrap();
 
-    let findings = check::directory(dir.path(), "kn-user-demo");
+    let findings = check::directory(dir.path(), &Purpose::queue("kn-user-demo"));
     assert!(check::works(&findings), "{findings:?}");
 }
 
@@ -71,7 +72,7 @@ fn given_a_leaf_of_each_kind_when_loaded_then_its_kind_is_told() {
         let read = |file| std::fs::read(dir.join(file)).unwrap();
         let identity = Identity::from_pem(&read("tls.crt"), &read("tls.key")).unwrap();
         assert_eq!(identity.leaf.key.to_string(), expected);
-        assert!(inspect::show(&dir.to_string_lossy()).unwrap().contains(expected));
+        assert!(inspect::show(&dir.to_string_lossy()).unwrap().text.contains(expected));
     }
 }
 
