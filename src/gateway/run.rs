@@ -108,7 +108,8 @@ async fn start(config: Config, env: &dyn Env, flags: &Flags) -> Result<(), Fatal
     let policy = Policy::default();
     let warm = policy.clone();
     std::thread::spawn(move || provider::warm_up(&warm));
-    let connector = Arc::new(Connector::new(&policy, trust.clone()));
+    // Go's queue asks for no certificate, one of ours may.
+    let connector = Arc::new(Connector::new(&policy, trust.clone()).identity(identity.clone()));
     let own_name = format!("{}.{}.svc.{}", config.internal_service, config.gateway_namespace, config.cluster_domain);
     let live = Live::new(connector, trust.clone(), own_name, config.never_redirect);
 

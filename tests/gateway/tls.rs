@@ -218,6 +218,37 @@ fn given_system_internal_tls_when_switched_on_then_the_upstream_must_prove_its_n
     eventually("trust is back", || get(port, "good.example.com", "/").status() == 200);
 }
 
+/// `LOCKKEEPER_CLIENT_AUTH` of a queue: the gateway shows `routing-serving-certs`, and a new one from the next connection
+/// on.
+#[test]
+fn given_a_queue_that_asks_for_a_certificate_when_the_gateway_calls_then_it_shows_its_own() {
+    let (directory, backend, upstream) = (Directory::new(), app("behind the queue"), Upstream::new(&["kn-user-ns1"]));
+    let mut queue = queue(backend.port()).certs(upstream.pki.dir()).env("LOCKKEEPER_CLIENT_AUTH", "require").start();
+    let ports = json!([{"name": "https", "port": 443}]);
+    let metadata = json!({"namespace": NAMESPACE, "name": "app"});
+    directory.apply(json!({"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": {"ports": ports}}));
+    let mut slice = super::harness::slice("app", 0, "https", queue.tls());
+    slice["ports"] = json!([{"name": "https", "port": queue.tls()}]);
+    let to = json!({"serviceNamespace": NAMESPACE, "serviceName": "app", "servicePort": 443, "percent": 100});
+    let rules = json!({"rules": [rule("ExternalIP", &["a.example.com"], vec![json!({"splits": [to]})])]});
+    let own = |name: &str| {
+        let leaf = upstream.authority.leaf(&[name], 9).unwrap();
+        let secret = objects::secret(SYSTEM, "routing-serving-certs").entry("tls.crt", &leaf.chain);
+        secret.entry("tls.key", &leaf.key).entry("ca.crt", upstream.ca_pem())
+    };
+    directory
+        .apply(slice)
+        .apply(ingress("a", 1, rules))
+        .apply(config_map(SYSTEM, "config-network").entry("system-internal-tls", "Enabled"))
+        .apply(own("kn-somebody-else"));
+    let mut gateway = directory.start(builder());
+    let port = gateway.http();
+    eventually("the route is there, and the queue refuses", || get(port, "a.example.com", "/").status() == 503);
+
+    gateway.directory.apply(own("kn-routing"));
+    eventually("the queue takes it", || get(port, "a.example.com", "/").text() == "behind the queue");
+}
+
 /// A queue with a certificate of its own authority.
 pub struct Upstream {
     pki: Pki,
