@@ -149,7 +149,7 @@ async fn given_a_good_leaf_when_connecting_then_it_is_accepted() {
         })
         .collect();
     cases.sort();
-    assert_eq!(cases.len(), 16);
+    assert_eq!(cases.len(), 17);
 
     for (name, expected) in cases {
         let read = |file| std::fs::read_to_string(fixture("good").join(&name).join(file)).unwrap();
