@@ -32,11 +32,12 @@ pub struct Shown {
     pub complete: bool,
 }
 
-/// The certificates of `target`, in words: the files of a directory, a file, or what a server at `host:port` shows.
+/// The certificates of `target`, in words: the files of a directory, a file, or what a server at `host:port` shows when it
+/// is asked for `server_name`, by default its host.
 ///
 /// # Errors
 /// Nothing can be read there: in words.
-pub fn show(target: &str) -> Result<Shown, String> {
+pub fn show(target: &str, server_name: Option<&str>) -> Result<Shown, String> {
     let path = Path::new(target);
     if path.is_dir() {
         return directory(path);
@@ -49,7 +50,7 @@ pub fn show(target: &str) -> Result<Shown, String> {
         };
     }
     if target.contains(':') {
-        let chain = of_server(target).map_err(|error| format!("{target}: {error}"))?;
+        let chain = of_server(target, server_name).map_err(|error| format!("{target}: {error}"))?;
         let text = chain.iter().enumerate().map(|(index, der)| words::certificate(index + 1, der).0).collect();
         return Ok(Shown { text, complete: true });
     }
@@ -108,7 +109,7 @@ fn in_words(text: &[u8]) -> Shown {
 }
 
 /// The chain that the server at `address` shows.
-fn of_server(address: &str) -> Result<Vec<CertificateDer<'static>>, String> {
+fn of_server(address: &str, server_name: Option<&str>) -> Result<Vec<CertificateDer<'static>>, String> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let recorder = Arc::new(Recorder { provider: Arc::clone(&provider), chain: Mutex::default() });
     let config = ClientConfig::builder_with_provider(provider)
@@ -118,7 +119,8 @@ fn of_server(address: &str) -> Result<Vec<CertificateDer<'static>>, String> {
         .with_custom_certificate_verifier(Arc::<Recorder>::clone(&recorder))
         .with_no_client_auth();
     let host = address.rsplit_once(':').map_or(address, |(host, _)| host).trim_matches(['[', ']']);
-    let name = ServerName::try_from(host.to_owned()).map_err(|error| error.to_string())?;
+    let name = server_name.unwrap_or(host);
+    let name = ServerName::try_from(name.to_owned()).map_err(|error| format!("the server name {name:?}: {error}"))?;
     let mut socket = connect(address)?;
     let patient = socket.set_read_timeout(Some(PATIENCE)).and_then(|()| socket.set_write_timeout(Some(PATIENCE)));
     patient.map_err(|error| error.to_string())?;

@@ -28,6 +28,9 @@ enum What {
     Show {
         /// A PEM file, a directory with tls.crt and ca.crt, or HOST:PORT of a server.
         target: String,
+        /// The name that a server is asked for; by default its host. Behind a forwarded port, the one of the gateway's hosts.
+        #[arg(long, value_name = "NAME")]
+        server_name: Option<String>,
     },
     /// Say whether a directory would work for a role, and if not, why and what to do.
     ///
@@ -106,7 +109,9 @@ impl Command {
     pub fn run(self) -> ExitCode {
         let outcome = match self.what {
             What::Mint(mint) => mint.run().map(|text| (text, true)),
-            What::Show { target } => inspect::show(&target).map(|shown| (shown.text, shown.complete)),
+            What::Show { target, server_name } => {
+                inspect::show(&target, server_name.as_deref()).map(|shown| (shown.text, shown.complete))
+            }
             What::Check { role: Role::Queue, namespace: None, .. } => {
                 eprintln!("lockkeeper certs: --namespace is required for the role queue: its name depends on it");
                 return ExitCode::from(USAGE);

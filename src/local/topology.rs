@@ -250,7 +250,8 @@ fn given(dir: &Path, namespace: Option<&str>) -> io::Result<Shown> {
     trusted.set_source(names::FILE_CA, &fs::read(&authorities).map_err(|error| untrusted(&error.to_string()))?);
     let anchors = trusted.snapshot().ok_or_else(|| untrusted("it holds no valid certificate authority"))?;
     let roots = anchors.anchors.iter().map(|anchor| anchor.der().to_vec()).collect();
-    Ok(Shown { certificates: Certificates::Given(dir.to_owned()), name, roots })
+    // Absolute, since what is printed is for another terminal.
+    Ok(Shown { certificates: Certificates::Given(std::path::absolute(dir)?), name, roots })
 }
 
 /// The first name of the certificate in `dir`, if there is one that can be read as text.

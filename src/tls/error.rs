@@ -139,6 +139,7 @@ impl Error {
             AlertDescription::ProtocolVersion => "no TLS version in common",
             AlertDescription::HandshakeFailure => "no cipher suite or group in common",
             AlertDescription::NoApplicationProtocol => "no application protocol in common",
+            AlertDescription::UnrecognisedName => "it has no certificate for this server name",
             AlertDescription::AccessDenied => "it has no certificate for us",
             _ => "it gave up",
         };

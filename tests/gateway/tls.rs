@@ -5,7 +5,7 @@ use rustls::version::{TLS12, TLS13};
 use serde_json::{Value, json};
 
 use super::harness::{Directory, NAMESPACE, SYSTEM, app, authority, builder, get, ingress, path, rule, secret, simple};
-use crate::support::binary::queue;
+use crate::support::binary::{command, queue};
 use crate::support::client::{Raw, run};
 use crate::support::objects::{self, config_map, trust_bundle};
 use crate::support::pki::Pki;
@@ -51,6 +51,11 @@ fn given_certificates_by_host_when_a_secret_changes_then_the_next_handshake_has_
     assert_eq!(serial(port, &ca, "b.example.com").unwrap(), "22");
     let unknown = serial(port, &ca, "c.example.com").unwrap_err().to_string();
     assert!(unknown.contains("UnrecognisedName"), "{unknown}");
+    let target = format!("127.0.0.1:{port}");
+    let (code, shown) = command(&["certs", "show", &target, "--server-name", "b.example.com"]).finish();
+    assert!(code == Some(0) && shown.contains("names: b.example.com"), "{shown}");
+    let (code, shown) = command(&["certs", "show", &target]).finish();
+    assert!(code == Some(1) && shown.contains("no certificate for this server name"), "{shown}");
     let mut open = connect(port, &ca, "a.example.com");
     assert_eq!(ask(&mut open, "a.example.com"), 200);
     assert_eq!(get(gateway.http(), "a.example.com", "/").status(), 200, "plain HTTP is served as well");

@@ -72,7 +72,7 @@ fn given_a_leaf_of_each_kind_when_loaded_then_its_kind_is_told() {
         let read = |file| std::fs::read(dir.join(file)).unwrap();
         let identity = Identity::from_pem(&read("tls.crt"), &read("tls.key")).unwrap();
         assert_eq!(identity.leaf.key.to_string(), expected);
-        assert!(inspect::show(&dir.to_string_lossy()).unwrap().text.contains(expected));
+        assert!(inspect::show(&dir.to_string_lossy(), None).unwrap().text.contains(expected));
     }
 }
 
