@@ -89,7 +89,8 @@ pub struct Own {
     pub admin_port: u16,
     /// `LOCKKEEPER_STATS_PORT`: statistics for the autoscaler, 0 is any free one; default 9090.
     pub stats_port: u16,
-    /// `LOCKKEEPER_METRICS_TLS`: serve the statistics port with the pod's certificate too; default false.
+    /// `LOCKKEEPER_METRICS_TLS`: the statistics port speaks TLS as well, with the pod's certificate; plaintext stays, since
+    /// Knative's autoscaler speaks nothing else; default false.
     pub metrics_tls: bool,
     /// `WORKER_THREADS`: number of worker threads, at most 1024; default by CPU quota.
     pub worker_threads: Option<u32>,

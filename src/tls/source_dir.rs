@@ -5,7 +5,7 @@
 //!
 //! Kubernetes swaps a mounted volume atomically: the files are links into `..data`, itself a link to a directory of one
 //! generation. So all files are read through one resolved `..data`, and certificate and key are always of one
-//! generation. A file-system event is only a hint; each second the link and the files' identities are compared, since
+//! generation. A file-system event is only a hint; twice a second the link and the files' identities are compared, since
 //! events get lost on some file systems. A new pair is checked before it replaces the last good one: it parses, the key
 //! is the leaf's, the leaf is valid now. The *first* pair may be out of its time, as the Go queue-proxy serves it
 //! (contract, section 10.1). A pair that fails is reported once it has been there for two looks (files that are written
@@ -29,8 +29,8 @@ use crate::tls::identity::{self, Reason, Rejection};
 use crate::tls::{expiry, source, trust};
 use files::{AUTHORITIES, CERTIFICATE, Files, KEY, Looks, read_files};
 
-/// How often the directory is looked at without a hint.
-pub const POLL: Duration = Duration::from_secs(1);
+/// How often the directory is looked at without a hint: a change serves within a second, even if its hint was lost.
+pub const POLL: Duration = Duration::from_millis(500);
 
 /// Hints come in bursts (a volume swap is a dozen events); this long is waited for the rest of a burst.
 const BURST: Duration = Duration::from_millis(10);

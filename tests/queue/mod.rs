@@ -28,6 +28,7 @@ mod series;
 mod shutdown;
 mod slow;
 mod smuggling;
+mod stats_port;
 mod telemetry;
 mod timeouts;
 mod tls;

@@ -1,15 +1,12 @@
-//! Section 10, T1 to T7: certificates, their rotation, and what is refused.
-use std::time::Duration;
-
+//! Section 10, T3 to T7: certificates, what may be negotiated, and who is refused. Their changes are in `rotation`.
 use lockkeeper::local::client::{Protocol, Trust, dial};
 use lockkeeper::local::pki::Authority;
 use rustls::version::{TLS12, TLS13};
 
 use crate::support::app::App;
-use crate::support::binary::{queue, timed};
+use crate::support::binary::queue;
 use crate::support::client::{Raw, get, local, run};
 use crate::support::pki::{NAME, Pki, client_of};
-use crate::support::wait::eventually;
 
 fn serial(port: u16, trust: &Trust) -> std::io::Result<String> {
     run(dial(local(port), Some(trust), Protocol::Http1)).map(|(_, peer)| peer.unwrap().serial)
@@ -40,90 +37,6 @@ fn given_a_caller_that_expects_otherwise_when_shaking_hands_then_it_fails() {
 }
 
 const ONLY_TLS12: &[&rustls::SupportedProtocolVersion] = &[&TLS12];
-
-/// T1: a new pair serves within a second of the swap; open connections live on; `..data` swaps again and again.
-#[test]
-fn given_a_rotation_when_the_link_is_swapped_then_the_new_leaf_serves_within_a_second() {
-    let (app, mut pki) = (App::ok(), Pki::new());
-    let mut queue = queue(app.port()).certs(pki.dir()).start();
-    let port = queue.tls();
-    let mut open = Raw::tls(port, pki.client(&[&TLS13], &["http/1.1"]), NAME);
-    assert_eq!(open.get("/", "").reply().status(), 200);
-    for _ in 0..3 {
-        let wanted = pki.rotate();
-        let trust = pki.trust();
-        let ((), took) = timed(|| {
-            eventually("the new serial", || serial(port, &trust).is_ok_and(|serial| serial == wanted));
-        });
-        assert!(took < Duration::from_secs(5), "a second on an idle machine; {took:?} here");
-    }
-    assert_eq!(open.get("/", "").reply().status(), 200, "the connection from before");
-}
-
-/// T1: a bad pair never replaces a good one, is logged once with its reason, and the next good one is taken.
-#[test]
-fn given_bad_pairs_when_they_are_swapped_in_then_the_old_one_serves_and_the_log_says_why() {
-    let (app, mut pki) = (App::ok(), Pki::new());
-    let mut queue = queue(app.port()).certs(pki.dir()).start();
-    let port = queue.tls();
-    let (one, two) = (pki.leaf(), pki.leaf());
-    type Files<'a> = &'a [(&'a str, &'a [u8])];
-    let bad: [(&str, Files<'_>); 4] = [
-        ("junk", &[("tls.crt", b"junk"), ("tls.key", b"junk")]),
-        ("mismatch", &[("tls.crt", one.chain.as_bytes()), ("tls.key", two.key.as_bytes())]),
-        ("no key", &[("tls.crt", one.chain.as_bytes()), ("other", b"")]),
-        ("empty", &[("tls.crt", b""), ("tls.key", b"")]),
-    ];
-    for (what, files) in bad {
-        let lines = |queue: &crate::support::binary::Binary| {
-            queue.log.lines(|line| line.contains("WARNING") || line.contains("ERROR")).len()
-        };
-        let before = lines(&queue);
-        pki.mount.publish(files).unwrap();
-        eventually(&format!("a complaint about {what}"), || lines(&queue) > before);
-        assert_eq!(serial(port, &pki.trust()).unwrap(), "1001", "{what}");
-    }
-    let wanted = pki.rotate();
-    eventually("the next good pair", || serial(port, &pki.trust()).is_ok_and(|serial| serial == wanted));
-}
-
-/// T2: without certificates it is live in plaintext; the TLS port opens when they appear.
-#[test]
-fn given_no_certificates_when_they_appear_then_the_tls_port_opens() {
-    let (app, mut pki) = (App::ok(), Pki::empty());
-    let mut queue = queue(app.port()).certs(pki.dir()).start();
-    assert_eq!(get(queue.http(), "/", "").status(), 200);
-    assert!(queue.log.lines(|line| line.contains("tls server main")).is_empty());
-
-    pki.rotate();
-
-    let mut client = Raw::tls(queue.tls(), pki.client(&[&TLS13], &[]), NAME);
-    assert_eq!(client.get("/", "").reply().text(), "ok");
-}
-
-/// T2: the directory itself may be absent at first.
-#[test]
-fn given_no_directory_when_it_appears_with_certificates_then_the_tls_port_opens() {
-    let app = App::ok();
-    let parent = tempfile::tempdir().unwrap();
-    let dir = parent.path().join("late");
-    let mut queue = queue(app.port()).certs(&dir).start();
-    let authority = Authority::mint("late").unwrap();
-    let mut mount = lockkeeper::local::pki::Mount::create(&dir).unwrap();
-    mount.publish_leaf(&authority.leaf(&[NAME], 7).unwrap(), &authority).unwrap();
-    assert_eq!(serial(queue.tls(), &Trust::new(authority.der(), NAME)).unwrap(), "7");
-}
-
-/// B1: withdrawn certificates close the TLS port; plaintext goes on.
-#[test]
-fn given_certificates_that_are_withdrawn_when_noticed_then_the_tls_port_closes() {
-    let (app, mut pki) = (App::ok(), Pki::new());
-    let mut queue = queue(app.port()).certs(pki.dir()).start();
-    let port = queue.tls();
-    pki.mount.publish(&[]).unwrap();
-    eventually("no new TLS connection", || serial(port, &pki.trust()).is_err());
-    assert_eq!(get(queue.http(), "/", "").status(), 200);
-}
 
 /// 10.3: the knobs, under the same names.
 #[test]

@@ -12,4 +12,5 @@ pub mod message;
 pub mod objects;
 pub mod pki;
 pub mod scrape;
+pub mod stalls;
 pub mod wait;
