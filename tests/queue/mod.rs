@@ -15,6 +15,7 @@ mod input;
 mod logs;
 mod matrix;
 mod memory;
+mod metric_names;
 mod metrics_port;
 mod ports;
 mod probes;
