@@ -12,6 +12,7 @@ mod headers;
 mod metrics;
 mod reload;
 mod request_log;
+mod throttle;
 
 use std::time::Duration;
 
@@ -28,6 +29,7 @@ fn main() {
     request_log::bench(&mut criterion);
     metrics::bench(&mut criterion);
     breaker::bench(&mut criterion);
+    throttle::bench(&mut criterion);
     deadlines::bench(&mut criterion);
     body::bench(&mut criterion);
     handshake::bench(&mut criterion);

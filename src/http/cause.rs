@@ -59,7 +59,7 @@ pub enum Cause {
     /// A probe while draining.
     #[error("shutting down")]
     Draining,
-    /// Plaintext from elsewhere than this machine, in strict mode.
+    /// Plaintext from elsewhere than loopback, in strict mode.
     #[error("TLS is required")]
     PlaintextRefused,
     /// A probe for somebody else, or one that lacks what its kind needs.

@@ -1,7 +1,8 @@
-//! How a connection begins: the TLS handshake, and the first bytes, which tell HTTP/2 with prior knowledge from HTTP/1.1.
+//! How a connection begins: the TLS handshake if there is to be one, and whether HTTP/2 or HTTP/1.1 follows.
 //!
-//! Data side; called by [`super::server`] for each accepted socket. A caller that speaks plain HTTP to the TLS port gets the
-//! answer of Go's server.
+//! Data side; called for each accepted socket by [`super::server`], which limits the time of all this. Over TLS the
+//! protocol `h2` of ALPN settles it; else the first bytes do, over TLS as in plaintext: the Go activator names no protocol
+//! and begins with HTTP/2's preface. A caller that speaks plain HTTP to the TLS port gets the answer of Go's server.
 
 use std::sync::Arc;
 
@@ -16,8 +17,8 @@ use crate::telemetry::request_log::TlsFacts;
 /// The first bytes of HTTP/2 with prior knowledge (RFC 9113 section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// The handshake, if there is to be one, and the first bytes: what was read beyond the handshake, and whether it is HTTP/2.
-/// None: there is nothing to serve.
+/// The connection once it is known what is spoken on it: its stream, the first bytes if they were read to tell, and
+/// whether it is HTTP/2. None: there is nothing to serve.
 pub(super) async fn open(
     socket: TcpStream,
     info: &Connection,
@@ -80,8 +81,8 @@ pub(super) async fn open(
 /// The alert for a server name without a certificate, fatal (RFC 6066 section 3, RFC 8446 section 6.2), as a record.
 const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
 
-/// The handshake. rustls says `access_denied` when there is no certificate for a name, as if the caller were refused; the
-/// name is looked at first, so that callers are told what is wrong.
+/// The handshake. rustls says `access_denied` when the resolver has no certificate (the gateway's for a name, a queue's that
+/// was withdrawn), as if the caller were refused; it is asked first, so that callers are told what is wrong.
 async fn shake_hands(
     socket: TcpStream,
     config: Arc<rustls::ServerConfig>,
@@ -97,8 +98,8 @@ async fn shake_hands(
     hello.into_stream(config).await
 }
 
-/// Whether a caller of the TLS port begins with a request in plaintext, by the beginnings that Go's server knows. Looked at
-/// before the handshake, since rustls would answer with an alert first.
+/// Whether a caller of the TLS port begins with a request in plaintext, by the beginnings that Go's server knows
+/// (`crypto/tls`, `net/http`). Looked at before the handshake, since rustls would answer with an alert first.
 async fn looks_like_http(socket: &TcpStream) -> bool {
     let mut first = [0; 5];
     let known: [&[u8]; 5] = [b"GET /", b"HEAD ", b"POST ", b"PUT /", b"OPTIO"];

@@ -102,7 +102,8 @@ pub struct Own {
     /// `LOCKKEEPER_SHUTDOWN_GRACE`: longest time from the signal to the exit; default the revision's timeout, without one
     /// an hour.
     pub shutdown_grace: Option<Duration>,
-    /// `LOCKKEEPER_STRICT`: with TLS on, the cleartext port answers only loopback and kubelet's probes; default false.
+    /// `LOCKKEEPER_STRICT`: the cleartext port serves only loopback and kubelet's probes, with and without a certificate;
+    /// default false.
     pub strict: bool,
     /// `LOCKKEEPER_CLIENT_AUTH` (`off`, `request` or `require`; default off) and `LOCKKEEPER_CLIENT_AUTH_SANS`: names of
     /// which a caller's certificate must have one, comma-separated; default `kn-routing`.

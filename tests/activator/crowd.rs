@@ -10,6 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Barrier;
 
 use super::world::free_ip;
+use crate::support::accept::{Serving, accept_all};
 
 /// Pods in this process: what a queue answers to probes, and `ok` to requests, over TLS or without. A request for `/last` is
 /// the last of its connection.
@@ -25,7 +26,7 @@ pub struct Crowd {
     /// Requests that were no probes.
     pub requests: Arc<Vec<AtomicUsize>>,
     /// They end with it.
-    _stop: tokio::sync::oneshot::Sender<()>,
+    _serving: Serving,
 }
 
 impl Crowd {
@@ -43,53 +44,36 @@ impl Crowd {
     /// So many requests are answered at a time.
     fn answering(count: usize, authority: Option<&Authority>, at_once: usize) -> Self {
         let barrier = Arc::new(Barrier::new(at_once));
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let counters = || Arc::new((0..count).map(|_| AtomicUsize::new(0)).collect::<Vec<_>>());
         let (handshakes, resumed, requests) = (counters(), counters(), counters());
         let tried = Arc::new(AtomicUsize::new(0));
         let acceptor = authority.map(|authority| tokio_rustls::TlsAcceptor::from(Arc::new(server(authority))));
-        let mut ips = Vec::new();
-        for index in 0..count {
-            let ip = free_ip();
-            ips.push(ip.to_string());
-            for port in [8012, 8112] {
-                let listener = TcpListener::bind((ip, port)).unwrap();
-                listener.set_nonblocking(true).unwrap();
-                let tls = acceptor.clone().filter(|_| port == 8112);
-                let (tried, requests) = (tried.clone(), requests.clone());
-                let (handshakes, resumed, barrier) = (handshakes.clone(), resumed.clone(), barrier.clone());
-                runtime.spawn(async move {
-                    let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-                    while let Ok((socket, _)) = listener.accept().await {
-                        if tls.is_some() {
-                            tried.fetch_add(1, Ordering::SeqCst);
-                        }
-                        let (tls, requests) = (tls.clone(), requests.clone());
-                        let (handshakes, resumed, barrier) = (handshakes.clone(), resumed.clone(), barrier.clone());
-                        tokio::spawn(async move {
-                            match tls {
-                                None => serve(socket, &requests[index], &barrier).await,
-                                Some(tls) => {
-                                    let Ok(socket) = tls.accept(socket).await else { return };
-                                    handshakes[index].fetch_add(1, Ordering::SeqCst);
-                                    if socket.get_ref().1.handshake_kind() == Some(rustls::HandshakeKind::Resumed) {
-                                        resumed[index].fetch_add(1, Ordering::SeqCst);
-                                    }
-                                    serve(socket, &requests[index], &barrier).await;
-                                }
-                            }
-                        });
-                    }
-                });
+        let addresses: Vec<_> = (0..count).map(|_| free_ip()).collect();
+        let bind = |ip| PORTS.map(|port| TcpListener::bind((ip, port)).unwrap());
+        let listeners = addresses.iter().flat_map(|ip| bind(*ip)).collect();
+        let counted = (tried.clone(), handshakes.clone(), resumed.clone(), requests.clone(), barrier);
+        let serving = accept_all(listeners, move |listener, socket| {
+            let (tried, handshakes, resumed, requests, barrier) = counted.clone();
+            let index = listener / PORTS.len();
+            let tls = acceptor.clone().filter(|_| PORTS[listener % PORTS.len()] == 8112);
+            async move {
+                let Some(tls) = tls else { return serve(socket, &requests[index], &barrier).await };
+                tried.fetch_add(1, Ordering::SeqCst);
+                let Ok(socket) = tls.accept(socket).await else { return };
+                handshakes[index].fetch_add(1, Ordering::SeqCst);
+                if socket.get_ref().1.handshake_kind() == Some(rustls::HandshakeKind::Resumed) {
+                    resumed[index].fetch_add(1, Ordering::SeqCst);
+                }
+                serve(socket, &requests[index], &barrier).await;
             }
-        }
-        let (stop, stopped) = tokio::sync::oneshot::channel();
-        std::thread::spawn(move || {
-            let _ = runtime.block_on(stopped);
         });
-        Self { ips, tried, handshakes, resumed, requests, _stop: stop }
+        let ips = addresses.iter().map(ToString::to_string).collect();
+        Self { ips, tried, handshakes, resumed, requests, _serving: serving }
     }
 }
+
+/// A pod's ports, in plaintext and over TLS.
+const PORTS: [u16; 2] = [8012, 8112];
 
 /// What a pod of the usual namespace shows.
 pub fn server(authority: &Authority) -> rustls::ServerConfig {

@@ -4,42 +4,28 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 
 use super::world::{NAMESPACE, World, free_ip};
+use crate::support::accept::{Serving, accept_all};
 use crate::support::app::App;
 use crate::support::wait::eventually;
 
 /// The ports of a pod at an address of its own, with a slow path in between; until it is dropped.
 struct Path {
     ip: IpAddr,
-    _stop: tokio::sync::oneshot::Sender<()>,
+    _serving: Serving,
 }
 
 impl Path {
     fn to(pod: IpAddr, delay: Duration) -> Self {
+        const PORTS: [u16; 2] = [8012, 8112];
         let ip = free_ip();
-        let listeners = [8012, 8112].map(|port| {
-            let listener = std::net::TcpListener::bind((ip, port)).unwrap();
-            listener.set_nonblocking(true).unwrap();
-            (port, listener)
+        let listeners = PORTS.map(|port| std::net::TcpListener::bind((ip, port)).unwrap());
+        let serving = accept_all(listeners.into(), move |index, near| async move {
+            let _ = carry(near, SocketAddr::new(pod, PORTS[index]), delay).await;
         });
-        let (stop, stopped) = tokio::sync::oneshot::channel();
-        std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(async move {
-                for (port, listener) in listeners {
-                    let listener = TcpListener::from_std(listener).unwrap();
-                    tokio::spawn(async move {
-                        while let Ok((near, _)) = listener.accept().await {
-                            tokio::spawn(carry(near, SocketAddr::new(pod, port), delay));
-                        }
-                    });
-                }
-                let _ = stopped.await;
-            });
-        });
-        Self { ip, _stop: stop }
+        Self { ip, _serving: serving }
     }
 }
 

@@ -1,5 +1,9 @@
-//! Strict mode: with TLS on, plaintext is for this machine and for kubelet's probes, those that never reach the
-//! application: what a request says of itself must not open the way to it.
+//! Strict mode: plaintext is for loopback and for kubelet's probes, those that are answered here and never reach the
+//! application: what a request says of itself must not open the way to it. The rest is refused with 403.
+//!
+//! It holds with and without a certificate: were plaintext open until the first one comes, or after the last one went, the
+//! mode would be worth nothing. What a server answers by itself before the stack (a malformed request, `OPTIONS *`) is no
+//! data and is answered to all.
 
 use std::future::ready;
 use std::task::{Context, Poll};

@@ -310,14 +310,30 @@ async fn given_a_revision_that_is_dropped_then_its_probes_end() {
     eventually("it is forgotten", || counters.probing.load(Ordering::Relaxed) == 0).await;
 }
 
-/// Prints how long a held request waits for a pod at the other end of a slow path, which whoever runs this has made:
-/// `LOCKKEEPER_FAR` is an address that leads back here by it.
+/// How often the two tests below look: `LOCKKEEPER_PROBE_RUNS`, for figures (`--nocapture`); a few times by default.
+fn runs() -> u64 {
+    std::env::var("LOCKKEEPER_PROBE_RUNS").ok().and_then(|text| text.parse().ok()).unwrap_or(5)
+}
+
+/// The longest median of the time from a pod that can answer to the held request. On an idle machine it is below 10 ms.
+const USUAL: Duration = Duration::from_millis(250);
+
+fn judge(name: &str, mut took: Vec<Duration>, room: Duration) {
+    took.sort();
+    let (least, median, most) = (took[0], took[took.len() / 2], took[took.len() - 1]);
+    println!("{name}: least {least:?}, median {median:?}, most {most:?}");
+    assert!(median <= USUAL + room, "{name}: {took:?}");
+}
+
+/// Figures of a slow path, which whoever wants them has made: `LOCKKEEPER_FAR` is an address that leads back here by it,
+/// `LOCKKEEPER_FAR_ROUND_TRIP` its milliseconds, of which a probe takes two.
 #[tokio::test]
-#[ignore = "needs a slow path"]
-async fn from_a_pod_behind_a_slow_path_to_the_held_request_in_milliseconds() {
+async fn given_a_pod_behind_a_path_when_it_is_listed_then_the_held_request_goes_after_two_round_trips() {
     let far: std::net::IpAddr = std::env::var("LOCKKEEPER_FAR").unwrap_or("127.0.0.1".to_owned()).parse().unwrap();
-    let (commands, counters) = prober();
-    for _ in 0..10 {
+    let round_trip = std::env::var("LOCKKEEPER_FAR_ROUND_TRIP").ok().and_then(|text| text.parse().ok()).unwrap_or(0);
+    let (commands, _) = prober();
+    let mut took = Vec::new();
+    for _ in 0..runs() {
         let listener = TcpListener::bind("0.0.0.0:0").await.unwrap();
         let address = SocketAddr::new(far, listener.local_addr().unwrap().port());
         serve(listener, QUEUE, Duration::ZERO);
@@ -326,24 +342,24 @@ async fn from_a_pod_behind_a_slow_path_to_the_held_request_in_milliseconds() {
         let start = Instant::now();
         revision.endpoints(&[], &[address]);
         assert_eq!(wait.await.unwrap().address(), address);
-        println!("{:?}, {} probes so far", start.elapsed(), counters.started.load(Ordering::Relaxed));
+        took.push(start.elapsed());
     }
+    judge("a listed pod", took, 2 * Duration::from_millis(round_trip));
 }
 
-/// Prints the figures of the issue (section 3): from "the pod can answer" to "the held request may be sent".
+/// The request goes, and on the probe's connection, as soon as the pod can answer, whoever else does not.
 #[tokio::test]
-#[ignore = "a measurement"]
-async fn from_a_pod_that_can_answer_to_the_held_request_in_milliseconds() {
+async fn given_a_pod_whose_port_opens_late_when_others_are_unreachable_then_the_held_request_goes_at_once_all_the_same()
+{
     let (commands, _) = prober();
-    let holes: Vec<_> = (0..3).map(|_| hole()).collect();
-    for (name, beside) in [("port opens late", 0), ("the same beside an unreachable pod", 1)] {
+    let hole = hole();
+    for (name, beside) in [("a port that opens late", 0), ("the same beside an unreachable pod", 1)] {
         let mut took = Vec::new();
-        for run in 0..40_u64 {
+        for run in 0..runs() {
             let revision = revision(&commands, Policy::default());
             let Entry::Wait(wait) = revision.enter(100) else { panic!("there is no pod") };
             let (socket, address) = closed();
-            let not_ready: Vec<_> =
-                std::iter::once(address).chain(holes.iter().take(beside).map(|(_, at)| *at)).collect();
+            let not_ready: Vec<_> = std::iter::once(address).chain(std::iter::repeat_n(hole.1, beside)).collect();
             revision.endpoints(&[], &not_ready);
             tokio::time::sleep(Duration::from_millis(200 + run * 37 % 100)).await;
             serve(open(socket), QUEUE, Duration::ZERO);
@@ -353,7 +369,6 @@ async fn from_a_pod_that_can_answer_to_the_held_request_in_milliseconds() {
             took.push(start.elapsed());
             revision.close();
         }
-        took.sort();
-        println!("{name}: min {:?}, median {:?}, max {:?}", took[0], took[20], took[39]);
+        judge(name, took, Duration::ZERO);
     }
 }

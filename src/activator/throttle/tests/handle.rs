@@ -4,7 +4,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
@@ -165,46 +164,4 @@ fn given_many_threads_then_no_pod_runs_more_than_it_may_and_every_slot_comes_bac
 fn given_ten_thousand_waiting_requests_then_a_ticket_and_its_future_are_small() {
     assert!(size_of::<Wait>() <= 40, "{}", size_of::<Wait>());
     assert!(size_of::<Slot>() <= 64, "{}", size_of::<Slot>());
-}
-
-/// What this thread has had of a processor, however busy the machine is.
-fn processor_time() -> Duration {
-    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
-    Duration::from_nanos(stat.split(' ').next().unwrap().parse().unwrap())
-}
-
-/// Not a bound of time: prints what a request pays for its slot. Run it in a release build.
-#[test]
-#[ignore = "a measurement"]
-fn acquire_and_release_in_nanoseconds() {
-    const ROUNDS: u32 = 1_000_000;
-    for (concurrency, pods) in [(0, 1), (0, 10), (0, 500), (10, 10), (1, 500)] {
-        let (revision, _commands) = revision(concurrency, 1000);
-        revision
-            .endpoints(&(0..pods).map(|n| ([10, 1, (n >> 8) as u8, n as u8], 8012).into()).collect::<Vec<_>>(), &[]);
-        pass(&revision);
-        let round = |count| {
-            let start = processor_time();
-            (0..count).for_each(|_| drop(granted(revision.enter(1))));
-            (processor_time() - start) / count
-        };
-        let alone = round(ROUNDS);
-        let start = Instant::now();
-        let each: Vec<_> = std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..2).map(|_| scope.spawn(|| round(ROUNDS / 2))).collect();
-            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
-        });
-        println!(
-            "limit {concurrency}, {pods} pods: {alone:?}; two threads {each:?}, wall {:?}",
-            start.elapsed() / ROUNDS
-        );
-    }
-    let (revision, _commands) = revision(1, usize::MAX);
-    let start = Instant::now();
-    let mut waits: Vec<_> = (0..10_000).map(|_| waiting(revision.enter(1))).collect();
-    waits.iter_mut().for_each(|wait| assert!(poll(wait).is_pending()));
-    println!("10,000 begin to wait: {:?}", start.elapsed());
-    let start = Instant::now();
-    drop(waits);
-    println!("10,000 leave: {:?}", start.elapsed());
 }
