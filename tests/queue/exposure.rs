@@ -117,37 +117,46 @@ fn given_metrics_over_tls_when_scanned_then_that_port_speaks_no_plaintext() {
     scan(builder, open, &[("metrics", metrics)], &expected);
 }
 
-/// Strict mode: the plaintext data port is there for probes and loopback; the same data is served over TLS to all.
+/// Strict mode: the plaintext data port is there for probes and loopback; the same data is served over TLS to all. It holds
+/// before there is a certificate, too.
 #[test]
 fn given_strict_mode_when_asked_from_elsewhere_then_data_comes_over_tls_alone() {
     let Some(address) = own_address() else {
         eprintln!("no address but loopback here: nothing to see");
         return;
     };
-    let (app, pki) = (App::ok(), Pki::new());
+    let (app, mut pki) = (App::ok(), Pki::empty());
     let mut queue = queue(app.port()).certs(pki.dir()).env("LOCKKEEPER_STRICT", "true").start();
-    let (http, tls) = (queue.http(), queue.tls());
+    let http = queue.http();
     let elsewhere = |headers: &str| Raw::plain_at((address, http).into()).get("/", headers).reply();
-    // What an attacker may claim to be changes nothing.
-    for claim in [
-        "",
-        "K-Kubelet-Probe: x\r\n",
-        "X-Forwarded-For: 127.0.0.1\r\n",
-        "K-Network-Probe: queue\r\n",
-        "Host: localhost\r\n",
-    ] {
-        let reply = elsewhere(claim);
-        assert!(matches!(reply.status(), 400 | 403), "{claim:?}: {}", reply.status());
-    }
-    let mut preface = crate::support::h2::Frames::connect_to((address, http).into());
-    let get_h2 = [(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "a")];
-    preface.headers(1, &get_h2, true);
-    preface.until("an answer", |frame| frame.stream == 1 && frame.ends_stream());
-    assert!(app.seen().is_empty(), "{:?}", app.seen());
+    let mut refused = || {
+        // What an attacker may claim to be changes nothing.
+        for claim in [
+            "",
+            "K-Kubelet-Probe: x\r\n",
+            "X-Forwarded-For: 127.0.0.1\r\n",
+            "K-Network-Probe: queue\r\n",
+            "Host: localhost\r\n",
+        ] {
+            let reply = elsewhere(claim);
+            assert!(matches!(reply.status(), 400 | 403), "{claim:?}: {}", reply.status());
+        }
+        let mut preface = crate::support::h2::Frames::connect_to((address, http).into());
+        let get_h2 = [(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "a")];
+        preface.headers(1, &get_h2, true);
+        preface.until("an answer", |frame| frame.stream == 1 && frame.ends_stream());
+        assert!(app.seen().is_empty(), "{:?}", app.seen());
+    };
+    refused();
+    pki.rotate();
+    let tls = queue.tls();
+    refused();
     let mut client = Raw::tls(tls, pki.client(&[&TLS13], &[]), NAME);
     assert_eq!(client.get("/", "").reply().status(), 200);
     assert_eq!(get(http, "/", "").status(), 200, "from loopback");
-    assert_eq!(app.count(), 2);
+    let probe = elsewhere("User-Agent: kube-probe/1\r\nK-Network-Probe: queue\r\n");
+    assert_eq!((probe.status(), probe.text().as_str()), (200, "queue"));
+    assert_eq!(app.count(), 2, "probes are answered here");
 }
 
 /// An address of this machine that is not loopback. Nothing is sent: the kernel only picks a route.

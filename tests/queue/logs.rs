@@ -1,7 +1,13 @@
 //! Section 9: the log's form, and the lines that the documentation of others greps for.
-use crate::support::app::App;
+use lockkeeper::local::client::{Connection, Protocol};
+use rustls::version::TLS13;
+
+use crate::support::app::{App, ok, response};
 use crate::support::binary::{Stream, queue};
-use crate::support::pki::Pki;
+use crate::support::client::{Raw, get, local, run};
+use crate::support::pki::{NAME, Pki};
+use crate::support::scrape::{observed, prometheus, stat};
+use crate::support::wait::eventually;
 
 fn json(line: &str) -> serde_json::Value {
     serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))
@@ -46,7 +52,7 @@ fn given_a_level_when_started_then_lower_lines_are_absent() {
     let app = App::ok();
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let mut quiet = queue(app.port()).env("SERVING_LOGGING_LEVEL", "ERROR").env("QUEUE_SERVING_PORT", port).spawn();
-    crate::support::wait::eventually("it listens", || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
+    eventually("it listens", || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
     quiet.signal("TERM");
     quiet.exit();
     assert!(quiet.log.lines(|line| line.contains("INFO")).is_empty(), "{}", quiet.log.text());
@@ -75,4 +81,41 @@ fn given_a_bad_logging_config_when_started_then_it_falls_back_with_a_warning() {
     let mut queue = queue(app.port()).env("SERVING_LOGGING_CONFIG", "{").start();
     let line = json(&queue.logs("Failed to parse logging config - using default zap production config"));
     assert_eq!((&line["severity"], &line["logger"]), (&"WARNING".into(), &"fallback-logger".into()));
+}
+
+/// O5: a healthy pod says nothing of what it serves, whatever the application answers and however callers behave.
+#[test]
+fn given_a_healthy_pod_when_it_serves_then_it_writes_no_line() {
+    let app = App::each(|head, _| match head.target() {
+        "/500" => response("500 Internal Server Error", &[], "no"),
+        _ => ok("ok"),
+    });
+    let pki = Pki::new();
+    let (mut queue, metrics) = observed(queue(app.port()).certs(pki.dir()));
+    let (http, tls, stats) = (queue.http(), queue.tls(), queue.stats());
+    let before = queue.log.lines(|_| true).len();
+    for _ in 0..20 {
+        assert_eq!(get(http, "/500", "").status(), 500);
+        assert_eq!(Raw::tls(tls, pki.client(&[&TLS13], &[]), NAME).post("/", "body").reply().status(), 200);
+        assert_eq!(get(http, "/", "User-Agent: kube-probe/1\r\nK-Network-Probe: queue\r\n").status(), 200);
+        assert_eq!(get(http, "/", "K-Network-Probe: probe\r\nK-Network-Hash: a\r\n").status(), 200);
+        stat(stats);
+        prometheus(metrics);
+        // Callers that leave: before a request, within one, and before its answer.
+        Raw::plain(http).send("");
+        Raw::plain(tls).send("");
+        Raw::plain(http).send("GET / HTTP/1.1\r\n");
+        Raw::plain(http).get("/", "");
+    }
+    run(async {
+        for (port, trust) in [(http, None), (tls, Some(pki.trust()))] {
+            let mut client = Connection::open(local(port), trust.as_ref(), Protocol::Http2).await.unwrap();
+            assert_eq!(client.get("hello", "/").await.unwrap().status, 200);
+        }
+    });
+    queue.signal("TERM");
+    queue.exit();
+    let lines = queue.log.lines(|_| true).split_off(before);
+    let leaving = lines.iter().position(|line| line.contains("Received TERM signal")).expect("the line at the end");
+    assert!(leaving == 0, "{:#?}", &lines[..leaving]);
 }

@@ -1,18 +1,15 @@
-//! Q6 and Q10: memory comes back after a burst, and bodies of any size pass through a bounded part of it.
-//!
-//! The long version: `cargo test --locked -- --ignored q10`.
+//! Q6 and Q10: memory comes back after a burst, idle connections hold little of it, and readers that stall hold no more.
+//! Bodies of any size are in `bulk`.
 use std::io::Write;
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use http_body::Frame;
-use lockkeeper::local::client::{Connection, Outgoing, Protocol, frame};
 use rustls::version::TLS13;
 
 use crate::support::app::{App, ok};
-use crate::support::binary::{Binary, LOCKKEEPER, queue, socket_timeout};
-use crate::support::client::{Raw, get, local, run_for};
+use crate::support::binary::{Binary, executable, queue, socket_timeout};
+use crate::support::client::{Raw, get, local};
 use crate::support::message::Reader;
 use crate::support::pki::{NAME, Pki};
 use crate::support::wait::{eventually, patience};
@@ -104,9 +101,9 @@ fn given_1000_idle_tls_connections_when_they_have_rested_then_each_holds_15_kib_
 fn given_an_executable_that_was_just_written_when_it_has_started_then_what_only_the_start_needed_is_unmapped() {
     let app = App::start(|_| {});
     // Beside the original, which is on a disk.
-    let dir = tempfile::tempdir_in(std::path::Path::new(LOCKKEEPER).parent().unwrap()).unwrap();
+    let dir = tempfile::tempdir_in(executable().parent().unwrap()).unwrap();
     let copy = dir.path().join("lockkeeper");
-    std::fs::copy(LOCKKEEPER, &copy).unwrap();
+    std::fs::copy(executable(), &copy).unwrap();
 
     let queue = queue(app.port()).executable(&copy).start();
 
@@ -136,93 +133,6 @@ fn settled(queue: &Binary) -> u64 {
         last = now;
     }
     last
-}
-
-/// The byte at a position: a pattern without a short period, so that a piece that is lost, doubled or moved is noticed.
-fn byte_at(position: u64) -> u8 {
-    (position ^ (position >> 8).wrapping_mul(31) ^ (position >> 16).wrapping_mul(17)) as u8
-}
-
-fn pattern(from: u64, length: usize) -> Vec<u8> {
-    (from..from + length as u64).map(byte_at).collect()
-}
-
-/// Sends `size` bytes to an echo and checks what comes back, over one stream; returns when all have come.
-async fn echo(client: &mut Connection, size: u64) {
-    const PIECE: usize = 64 << 10;
-    let (sender, body) = Outgoing::stream();
-    // The pattern repeats itself every 16 MiB: pieces are made once.
-    let pieces: std::rc::Rc<Vec<bytes::Bytes>> =
-        std::rc::Rc::new((0..256u64).map(|n| pattern(n * PIECE as u64, PIECE).into()).collect());
-    let sent = pieces.clone();
-    tokio::task::spawn_local(async move {
-        for n in 0..size / PIECE as u64 {
-            if sender.send(Frame::data(sent[(n % 256) as usize].clone())).await.is_err() {
-                return;
-            }
-        }
-    });
-    let request = client.request("POST", "hello", "/echo").body(body).unwrap();
-    let mut body = client.send(request).await.unwrap().into_body();
-    let mut got = 0u64;
-    while let Some(frame) = frame(&mut body).await.unwrap() {
-        let Ok(data) = frame.into_data() else { continue };
-        let mut rest = &data[..];
-        while !rest.is_empty() {
-            let (piece, offset) = ((got / PIECE as u64 % 256) as usize, (got % PIECE as u64) as usize);
-            let length = rest.len().min(PIECE - offset);
-            assert!(rest[..length] == pieces[piece][offset..offset + length], "wrong bytes near {got}");
-            got += length as u64;
-            rest = &rest[length..];
-        }
-    }
-    assert_eq!(got, size);
-}
-
-/// `size` bytes up and down on each protocol, with and without TLS, all at once.
-fn through(size: u64, limit: Duration) {
-    let app = lockkeeper::local::app::App::start(local(0)).unwrap();
-    let pki = Pki::new();
-    let mut queue = queue(app.addr().port()).certs(pki.dir()).env("REVISION_TIMEOUT_SECONDS", 0).start();
-    let (http, tls) = (queue.http(), queue.tls());
-    run_for(limit, async {
-        let ways = [
-            (http, None, Protocol::Http1),
-            (http, None, Protocol::Http2),
-            (tls, Some(pki.trust()), Protocol::Http1),
-            (tls, Some(pki.trust()), Protocol::Http2),
-        ];
-        let mut clients = Vec::new();
-        for (port, trust, protocol) in ways {
-            let mut client = Connection::open(local(port), trust.as_ref(), protocol).await.unwrap();
-            echo(&mut client, 1 << 20).await;
-            clients.push(client);
-        }
-        let before = queue.memory();
-        let streams = clients.len() as u64;
-        let work: Vec<_> = clients
-            .into_iter()
-            .map(|mut client| tokio::task::spawn_local(async move { echo(&mut client, size).await }))
-            .collect();
-        for work in work {
-            work.await.unwrap();
-        }
-        let grown = queue.memory_peak().saturating_sub(before);
-        assert!(grown <= 2 * 1024 * streams, "grew by {grown} KiB with {streams} streams");
-    });
-}
-
-/// Q10, bounded: 256 MiB, a quarter of it each way of four.
-#[test]
-fn given_256_mib_when_they_pass_both_ways_then_memory_grows_by_2_mib_a_stream_at_most() {
-    through(64 << 20, patience() * 10);
-}
-
-/// Q10: 5 GiB each way, on each of four ways.
-#[test]
-#[ignore = "moves 40 GiB"]
-fn q10_given_5_gib_when_they_pass_both_ways_then_memory_grows_by_2_mib_a_stream_at_most() {
-    through(5 << 30, Duration::from_secs(3600));
 }
 
 /// Q10: readers that do not read. What the application may write ahead ends in bounded buffers, the kernel's and ours.

@@ -135,3 +135,18 @@ fn given_two_containers_when_one_is_down_then_not_ready() {
     drop(other);
     crate::support::wait::eventually("not ready", || get(http, "/", KUBELET).status() == 503);
 }
+
+/// Q7: what fails at each probe is written once in 10 s.
+#[test]
+fn given_an_application_that_is_down_when_probed_again_and_again_then_one_line_says_why() {
+    let port = crate::support::scrape::free_port();
+    let probe = format!(r#"{{"tcpSocket":{{"port":{port},"host":"127.0.0.1"}},"timeoutSeconds":1,"periodSeconds":1}}"#);
+    let mut queue = queue(port).env("SERVING_READINESS_PROBE", probe).start();
+    for _ in 0..10 {
+        assert_eq!(get(queue.http(), "/", KUBELET).status(), 503);
+    }
+    queue.signal("TERM");
+    queue.exit();
+    let lines = queue.log.lines(|line| line.contains("readiness probe error: "));
+    assert!(lines.len() == 1 && lines[0].contains("connection refused"), "{lines:#?}");
+}

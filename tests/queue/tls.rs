@@ -1,7 +1,14 @@
 //! Section 10, T3 to T7: certificates, what may be negotiated, and who is refused. Their changes are in `rotation`.
+use std::sync::Arc;
+
 use lockkeeper::local::client::{Protocol, Trust, dial};
 use lockkeeper::local::pki::Authority;
+use rustls::pki_types::ServerName;
 use rustls::version::{TLS12, TLS13};
+use rustls::{CipherSuite, ClientConfig, HandshakeKind, ProtocolVersion};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
 
 use crate::support::app::App;
 use crate::support::binary::queue;
@@ -46,6 +53,77 @@ fn given_tls_1_2_is_allowed_when_a_caller_has_nothing_newer_then_it_is_served() 
     let trust = Trust { versions: ONLY_TLS12, ..pki.trust() };
     let (_, peer) = run(dial(local(queue.tls()), Some(&trust), Protocol::Http1)).unwrap();
     assert_eq!(peer.unwrap().version, "TLSv1_2");
+}
+
+/// What came of a handshake.
+struct Shaken {
+    kind: HandshakeKind,
+    suite: CipherSuite,
+    version: ProtocolVersion,
+}
+
+/// A handshake and the beginning of an answer, behind which the tickets are.
+fn shake(port: u16, config: &Arc<ClientConfig>) -> std::io::Result<Shaken> {
+    run(async {
+        let socket = TcpStream::connect(local(port)).await?;
+        let name = ServerName::try_from(NAME).unwrap();
+        let mut stream = TlsConnector::from(config.clone()).connect(name, socket).await?;
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await?;
+        stream.read_exact(&mut [0]).await?;
+        let session = stream.get_ref().1;
+        Ok(Shaken {
+            kind: session.handshake_kind().unwrap(),
+            suite: session.negotiated_cipher_suite().unwrap().suite(),
+            version: session.protocol_version().unwrap(),
+        })
+    })
+}
+
+/// 10.3: a newest version below the oldest is no mistake, but nobody can shake hands.
+#[test]
+fn given_tls_1_2_is_the_newest_when_callers_have_both_then_it_is_used_or_none_is_if_1_3_is_the_oldest() {
+    let (app, pki) = (App::ok(), Pki::new());
+    let config = Arc::new(pki.client(rustls::ALL_VERSIONS, &[]));
+    let mut queue = queue(app.port()).certs(pki.dir()).env("QUEUE_PROXY_TLS_MAX_VERSION", "1.2").start();
+    assert!(shake(queue.tls(), &config).is_err());
+    assert_eq!(get(queue.http(), "/", "").status(), 200);
+    drop(queue);
+
+    let both = crate::support::binary::queue(app.port()).env("QUEUE_PROXY_TLS_MAX_VERSION", "1.2");
+    let mut queue = both.certs(pki.dir()).env("QUEUE_PROXY_TLS_MIN_VERSION", "1.2").start();
+    assert_eq!(shake(queue.tls(), &config).unwrap().version, ProtocolVersion::TLSv1_2);
+}
+
+/// 10.3: the suites of TLS 1.2 are those given, by Go's names; those of 1.3 are taken and ignored. One that HTTP/2 demands
+/// must be among them.
+#[test]
+fn given_cipher_suites_when_shaking_hands_in_tls_1_2_then_only_those_are_used() {
+    const GIVEN: &str = "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, TLS_CHACHA20_POLY1305_SHA256";
+    let (app, pki) = (App::ok(), Pki::new());
+    let builder = queue(app.port()).certs(pki.dir()).env("QUEUE_PROXY_TLS_MIN_VERSION", "1.2");
+    let mut queue = builder.clone().env("QUEUE_PROXY_TLS_CIPHER_SUITES", GIVEN).start();
+    let port = queue.tls();
+    let shaken = shake(port, &Arc::new(pki.client(&[&TLS12], &[]))).unwrap();
+    assert_eq!(shaken.suite, CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256);
+    let shaken = shake(port, &Arc::new(pki.client(&[&TLS13], &[]))).unwrap();
+    assert_eq!(shaken.suite, CipherSuite::TLS13_AES_256_GCM_SHA384, "1.3 has all of its own");
+
+    let (code, log) = builder.env("QUEUE_PROXY_TLS_CIPHER_SUITES", "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384").finish();
+    assert!(code == Some(1) && log.contains("HTTP/2-required AES_128_GCM_SHA256"), "{code:?}: {log}");
+}
+
+/// 10.3, T8: a caller that comes back takes up its session. Not where certificates are asked for: resumption would skip
+/// their verification.
+#[test]
+fn given_a_caller_that_comes_back_when_shaking_hands_then_its_session_is_resumed_unless_certificates_are_asked_for() {
+    let (app, pki) = (App::ok(), Pki::new());
+    let config = Arc::new(pki.client_as(&pki.authority, "kn-routing"));
+    for (mode, kind) in [("off", HandshakeKind::Resumed), ("require", HandshakeKind::Full)] {
+        let mut queue = queue(app.port()).certs(pki.dir()).env("LOCKKEEPER_CLIENT_AUTH", mode).start();
+        let port = queue.tls();
+        assert_eq!(shake(port, &config).unwrap().kind, HandshakeKind::Full, "{mode}: the first one");
+        assert_eq!(shake(port, &config).unwrap().kind, kind, "{mode}: the second one");
+    }
 }
 
 /// 10.3: only the groups given are negotiated.
@@ -137,30 +215,4 @@ fn given_a_certified_connection_when_its_authority_is_replaced_then_it_ends_and_
     };
     assert_eq!(ask(&pki.authority), None);
     assert_eq!(ask(&next), Some(200));
-}
-
-/// T4, strict mode: plaintext only from this machine's loopback and kubelet's probes; TLS from everywhere.
-#[test]
-fn given_strict_mode_when_plaintext_comes_from_elsewhere_then_it_is_refused_but_for_probes() {
-    let Some(address) = own_address() else {
-        eprintln!("no address but loopback here: nothing to see");
-        return;
-    };
-    let (app, pki) = (App::ok(), Pki::new());
-    let mut queue = queue(app.port()).certs(pki.dir()).env("LOCKKEEPER_STRICT", "true").start();
-    queue.tls();
-    let http = queue.http();
-    let elsewhere = |headers: &str| Raw::plain_at((address, http).into()).get("/", headers).reply().status();
-
-    assert_eq!(get(http, "/", "").status(), 200, "from loopback");
-    assert_eq!(elsewhere(""), 403);
-    assert_eq!(elsewhere("User-Agent: kube-probe/1\r\nK-Network-Probe: queue\r\n"), 200);
-    assert_eq!(app.seen().len(), 1);
-}
-
-/// An address of this machine that is not loopback. Nothing is sent: the kernel only picks a route.
-fn own_address() -> Option<std::net::IpAddr> {
-    let socket = std::net::UdpSocket::bind("0.0.0.0:0").ok()?;
-    socket.connect("192.0.2.1:9").ok()?;
-    Some(socket.local_addr().ok()?.ip()).filter(|ip| !ip.is_loopback() && !ip.is_unspecified())
 }

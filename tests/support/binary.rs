@@ -11,8 +11,10 @@ use std::time::{Duration, Instant};
 
 use super::wait::{eventually_some, patience};
 
-/// The executable under test.
-pub const LOCKKEEPER: &str = env!("CARGO_BIN_EXE_lockkeeper");
+/// The executable under test: `LOCKKEEPER_TEST_EXECUTABLE`, for long tests a release build's; else that of this build.
+pub fn executable() -> PathBuf {
+    std::env::var_os("LOCKKEEPER_TEST_EXECUTABLE").unwrap_or(env!("CARGO_BIN_EXE_lockkeeper").into()).into()
+}
 
 /// A child to be started.
 #[derive(Clone)]
@@ -46,7 +48,7 @@ pub fn queue(port: u16) -> Builder {
     ];
     let probe = format!(r#"{{"tcpSocket":{{"port":{port},"host":"127.0.0.1"}},"successThreshold":1}}"#);
     let mut builder = Builder {
-        executable: LOCKKEEPER.into(),
+        executable: executable(),
         under: Vec::new(),
         args: vec!["queue".to_owned()],
         env: env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
@@ -59,7 +61,7 @@ pub fn queue(port: u16) -> Builder {
 /// Any other command.
 pub fn command(args: &[&str]) -> Builder {
     Builder {
-        executable: LOCKKEEPER.into(),
+        executable: executable(),
         under: Vec::new(),
         args: args.iter().map(|arg| (*arg).to_owned()).collect(),
         env: BTreeMap::new(),

@@ -210,6 +210,11 @@ impl H2Caller {
         self.frames.next()
     }
 
+    /// The frames.
+    pub fn frames(&mut self) -> &mut Frames {
+        &mut self.frames
+    }
+
     /// A request and its answer.
     pub fn ask(&mut self, method: &str, body: Option<&[u8]>) -> Option<(bool, Vec<u8>)> {
         let streams = self.send(&[(method, body)]);
