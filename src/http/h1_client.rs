@@ -15,6 +15,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -23,7 +24,7 @@ use http_body::{Body as _, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 
 use super::body::Outbound;
-use super::h1_framing::{Chunk, Fault, Framing, decode, last_token, same_length};
+use super::h1_framing::{Chunk, Fault, Framing, decode, keep_time, last_token, same_length};
 use super::inbound::Broken;
 use super::lines;
 use super::replay::Upstream;
@@ -74,6 +75,7 @@ pub struct Http1 {
     /// None when no response is under way.
     incoming: Option<Framing>,
     keep: bool,
+    keep_time: Option<Duration>,
 }
 
 thread_local! {
@@ -100,6 +102,7 @@ impl Http1 {
             input: BytesMut::new(),
             incoming: None,
             keep: true,
+            keep_time: None,
         }
     }
 
@@ -252,6 +255,7 @@ impl Http1 {
         let status = response.status();
         let headers = response.headers_mut();
         let (mut lengths, mut encoded, mut chunked, mut close, mut alive) = (Ok(None), false, false, false, false);
+        self.keep_time = None;
         for (name, value) in headers.iter() {
             match *name {
                 header::CONTENT_LENGTH => lengths = lengths.and_then(|before| same_length(before, value)),
@@ -265,6 +269,7 @@ impl Http1 {
                         alive |= token.eq_ignore_ascii_case(b"keep-alive");
                     }
                 }
+                _ if name.as_str() == "keep-alive" => self.keep_time = keep_time(value),
                 _ => {}
             }
         }
@@ -288,6 +293,12 @@ impl Http1 {
             self.keep = false;
         }
         Ok(())
+    }
+
+    /// How long the upstream keeps the connection after this response, if it said so.
+    #[must_use]
+    pub fn keep_time(&self) -> Option<Duration> {
+        self.keep_time
     }
 
     /// Whether the response has ended.

@@ -1,8 +1,10 @@
-//! Framing of HTTP/1.1 messages towards an upstream (RFC 9112 sections 6 and 7): where a body ends, what a chunk is.
+//! Framing of HTTP/1.1 messages towards an upstream (RFC 9112 sections 6 and 7): where a body ends, what a chunk is;
+//! and what headers say of the connection.
 //!
 //! Data side; [`super::h1_client`] calls it with the bytes that it reads. Nothing here reads or writes by itself.
 
 use std::io;
+use std::time::Duration;
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use http::header::{HeaderMap, HeaderName, HeaderValue};
@@ -139,6 +141,14 @@ pub fn same_length(before: Option<u64>, value: &HeaderValue) -> Result<Option<u6
 #[must_use]
 pub fn last_token(value: &HeaderValue) -> &[u8] {
     value.as_bytes().rsplit(|b| *b == b',').next().unwrap_or_default().trim_ascii()
+}
+
+/// The parameter `timeout` of `Keep-Alive` (RFC 2068 section 19.7.1.1), which Apache, Node and others send: seconds.
+#[must_use]
+pub fn keep_time(value: &HeaderValue) -> Option<Duration> {
+    let parameters = value.to_str().ok()?.split(',').filter_map(|parameter| parameter.trim().split_once('='));
+    let mut timeouts = parameters.filter(|(name, _)| name.trim().eq_ignore_ascii_case("timeout"));
+    timeouts.next()?.1.trim().parse().ok().map(Duration::from_secs)
 }
 
 fn chunk_size(line: &[u8]) -> Result<u64, Fault> {

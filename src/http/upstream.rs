@@ -84,6 +84,16 @@ struct H1 {
     exchange: Rc<Exchange>,
 }
 
+/// So long before the upstream closes an idle connection by its own word, no request is sent on it any more.
+const CLOSE_TO_THE_END: Duration = Duration::from_millis(500);
+
+impl H1 {
+    /// Whether an upstream that said how long it keeps idle connections may close one that is idle for so long.
+    fn may_be_closed(&self, idle: impl FnOnce() -> Duration) -> bool {
+        self.http.keep_time().is_some_and(|time| idle() + CLOSE_TO_THE_END >= time)
+    }
+}
+
 /// A shared HTTP/2 connection.
 struct H2 {
     send: SendRequest<Bytes>,
@@ -187,7 +197,10 @@ impl Pool {
     /// Closes what was idle for too long, and what the upstream closed.
     pub fn sweep(&self, now: Instant) {
         let mut idle = self.idle.borrow_mut();
-        idle.retain_mut(|(since, h1)| now.saturating_duration_since(*since) < self.limits.idle_time && h1.is_open());
+        idle.retain_mut(|(since, h1)| {
+            let idle = now.saturating_duration_since(*since);
+            idle < self.limits.idle_time && !h1.may_be_closed(|| idle) && h1.is_open()
+        });
         if idle.is_empty() {
             idle.shrink_to_fit();
         }
@@ -255,8 +268,11 @@ impl Pool {
     #[must_use]
     pub fn lease_idle(self: &Rc<Self>) -> Option<Lease> {
         loop {
-            let (_, mut h1) = self.idle.borrow_mut().pop_back()?;
-            if h1.is_open() && self.target.still_trusts(h1.exchange.generation.get()) {
+            let (since, mut h1) = self.idle.borrow_mut().pop_back()?;
+            if !h1.may_be_closed(|| since.elapsed())
+                && h1.is_open()
+                && self.target.still_trusts(h1.exchange.generation.get())
+            {
                 return Some(Lease { h1: Some(h1), pool: Rc::downgrade(self), reused: true, kept: None });
             }
         }

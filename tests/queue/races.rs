@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use crate::support::app::{App, ok, response};
 use crate::support::binary::queue;
 use crate::support::client::Raw;
+use crate::support::wait::eventually;
 
 /// Numbers without a pattern, the same in each run.
 pub(super) struct Random(pub(super) u64);
@@ -150,6 +151,25 @@ fn given_the_application_says_that_it_will_close_when_the_next_request_comes_the
         assert_eq!(client.post("/", "x").reply().status(), 200);
     }
     assert_eq!((app.seen().len(), app.accepted()), (5, 5));
+}
+
+/// Q2.3: an application that says how long it keeps an idle connection is believed: it need not close it under a request.
+#[test]
+fn given_the_application_says_how_long_it_keeps_connections_when_it_is_nearly_over_then_we_close_them() {
+    let app = App::start(|conn| {
+        while conn.request().is_some() {
+            conn.send(response("200 OK", &[("Keep-Alive", "max=100, timeout=5")], "ok"));
+        }
+    });
+    let mut queue = queue(app.port()).start();
+    let mut client = Raw::plain(queue.http());
+    for _ in 0..3 {
+        assert_eq!(client.post("/", "x").reply().status(), 200);
+    }
+    assert_eq!((app.accepted(), app.open()), (1, 1), "it is used meanwhile");
+    eventually("it is closed by us", || app.open() == 0);
+    assert_eq!(client.post("/", "x").reply().status(), 200);
+    assert_eq!(app.accepted(), 2);
 }
 
 /// Q2: a request that the application may have acted on is not sent again, whatever the close looks like.

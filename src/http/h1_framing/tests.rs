@@ -26,6 +26,17 @@ fn given_content_lengths_when_compared_then_only_equal_numbers_pass() {
 }
 
 #[test]
+fn given_keep_alive_when_read_then_its_timeout_is_seconds_or_nothing() {
+    let time = |value| keep_time(&HeaderValue::from_static(value)).map(|time| time.as_secs());
+    for (value, seconds) in [("timeout=5", 5), ("max=100, Timeout = 0", 0), ("timeout=5, timeout=6", 5)] {
+        assert_eq!(time(value), Some(seconds), "{value}");
+    }
+    for value in ["", "max=100", "timeout", "timeout=", "timeout=-1", "timeout=5s", "timeout=99999999999999999999"] {
+        assert_eq!(time(value), None, "{value}");
+    }
+}
+
+#[test]
 fn given_trailers_when_read_then_they_end_at_the_empty_line() {
     assert_eq!(trailers_end(b"\r\nX").unwrap(), Some(2));
     assert_eq!(trailers_end(b"A: 1\r\n\r\nX").unwrap(), Some(8));
