@@ -27,7 +27,10 @@ pub const PARK_AFTER: Duration = Duration::from_millis(100);
 pub const SWEEP_SOON: Duration = Duration::from_millis(200);
 /// The same while none does, and from one look at upstream connections to the next.
 pub const SWEEP: Duration = Duration::from_secs(1);
-/// Bytes buffered of an HTTP/1.1 message: what one read may take.
+/// Bytes that one read takes from a caller: what a piece of a body is at most. Two or three are under way at once.
+pub const READ: u64 = 64 * 1024;
+/// The least that hyper's buffers of a connection may hold: of a request's head, and of a response that its caller does not
+/// take. They may hold as much as the longest head.
 pub const READ_BUFFER: usize = 256 * 1024;
 /// Idle time after which a pooled connection to the application is closed: `IdleConnTimeout` of Go's transport.
 pub const UPSTREAM_IDLE: Duration = Duration::from_secs(90);

@@ -28,7 +28,7 @@ pub(super) async fn open(
     let mut socket = match tls {
         None => Socket::Plain(socket),
         Some(config) => {
-            if looks_like_http(&socket).await {
+            if looks_like_http(&socket).await? {
                 let error = rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType);
                 let error = std::io::Error::new(std::io::ErrorKind::InvalidData, error);
                 told.handshake_failed(&error, info);
@@ -99,11 +99,13 @@ async fn shake_hands(
 }
 
 /// Whether a caller of the TLS port begins with a request in plaintext, by the beginnings that Go's server knows
-/// (`crypto/tls`, `net/http`). Looked at before the handshake, since rustls would answer with an alert first.
-async fn looks_like_http(socket: &TcpStream) -> bool {
+/// (`crypto/tls`, `net/http`). Looked at before the handshake, since rustls would answer with an alert first. None: it left
+/// without a byte, as those do who only look whether the port is open. That is no handshake that failed.
+async fn looks_like_http(socket: &TcpStream) -> Option<bool> {
     let mut first = [0; 5];
+    let n = socket.peek(&mut first).await.ok().filter(|n| *n > 0)?;
     let known: [&[u8]; 5] = [b"GET /", b"HEAD ", b"POST ", b"PUT /", b"OPTIO"];
-    socket.peek(&mut first).await.is_ok_and(|n| known.contains(&first.get(..n).unwrap_or_default()))
+    Some(known.contains(&first.get(..n).unwrap_or_default()))
 }
 
 /// What the request log may name of a handshake.

@@ -9,11 +9,12 @@ use std::task::{Context, Poll, ready};
 
 use http::{HeaderMap, StatusCode};
 use smallvec::SmallVec;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
 use super::call::Turn;
+use super::limits;
 use super::lines::Lines;
 use super::trailers;
 
@@ -156,11 +157,12 @@ impl Stream {
 }
 
 impl Socket {
-    /// Reads some bytes.
+    /// Reads some bytes. Not as many as there is room for: hyper asks for twice as much whenever it got all, up to the
+    /// longest head, and each piece of a body would become as large.
     pub fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self {
-            Self::Plain(s) => Pin::new(s).poll_read(cx, buf),
-            Self::Tls(s) => Pin::new(s).poll_read(cx, buf),
+            Self::Plain(s) => Pin::new(&mut s.take(limits::READ)).poll_read(cx, buf),
+            Self::Tls(s) => Pin::new(&mut s.take(limits::READ)).poll_read(cx, buf),
         }
     }
     fn poll_write(&mut self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {

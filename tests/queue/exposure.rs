@@ -129,7 +129,7 @@ fn given_strict_mode_when_asked_from_elsewhere_then_data_comes_over_tls_alone() 
     let mut queue = queue(app.port()).certs(pki.dir()).env("LOCKKEEPER_STRICT", "true").start();
     let http = queue.http();
     let elsewhere = |headers: &str| Raw::plain_at((address, http).into()).get("/", headers).reply();
-    let mut refused = || {
+    let refused = || {
         // What an attacker may claim to be changes nothing.
         for claim in [
             "",
