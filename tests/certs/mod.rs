@@ -5,13 +5,13 @@ mod show;
 
 use std::process::Command;
 
-use crate::support::binary::LOCKKEEPER;
+use crate::support::binary::executable;
 
 /// Runs `lockkeeper certs` with these arguments: exit status, and what it printed. Without a deadline, since how long an
 /// RSA key takes is a matter of luck; the command waits for nobody.
 #[track_caller]
 fn certs(args: &[&str]) -> (Option<i32>, String) {
-    let output = Command::new(LOCKKEEPER).arg("certs").args(args).output().expect("the executable starts");
+    let output = Command::new(executable()).arg("certs").args(args).output().expect("the executable starts");
     let printed = [output.stdout, output.stderr].concat();
     (output.status.code(), String::from_utf8_lossy(&printed).into_owned())
 }
