@@ -10,6 +10,7 @@ use std::sync::Arc;
 use rustls::pki_types::UnixTime;
 use time::OffsetDateTime;
 
+use crate::certs::words::printable;
 use crate::knative::names::{FILE_CA, FILE_CERTIFICATE, FILE_KEY, SAN_LEGACY};
 use crate::tls::client_auth::{Allowed, ClientAuth};
 use crate::tls::error::{Error, Reason};
@@ -183,7 +184,7 @@ impl Set<'_> {
                  intermediates",
             ),
         };
-        self.bad_file(file, &detail, remedy);
+        self.bad_file(file, &printable(&detail), remedy);
     }
 
     fn name(&mut self, leaf: &Leaf) {
@@ -311,10 +312,11 @@ fn refused(who: &str, error: &Error, identity: &Identity, trusted: &trust::Store
         Reason::UnknownCa => {
             let last = identity.certified.cert.last().and_then(|der| Leaf::of(der).ok());
             let anchors = trusted.snapshot().map(|snapshot| {
-                snapshot.anchors.iter().map(|anchor| anchor.subject.clone()).collect::<Vec<_>>().join("; ")
+                snapshot.anchors.iter().map(|anchor| printable(&anchor.subject)).collect::<Vec<_>>().join("; ")
             });
             if let (Some(last), Some(anchors)) = (last, anchors) {
-                what += &format!("; its chain ends with the issuer {}, ca.crt holds {anchors}", last.issuer);
+                what +=
+                    &format!("; its chain ends with the issuer {}, ca.crt holds {anchors}", printable(&last.issuer));
             }
             "append that issuer's certificate to tls.crt if it is an intermediate, or store it in ca.crt if it is the \
              authority"

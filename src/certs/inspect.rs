@@ -16,8 +16,9 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, ClientConnection};
 
 use crate::certs::words;
-use crate::knative::names::{FILE_CA, FILE_CERTIFICATE};
+use crate::knative::names::{FILE_CA, FILE_CERTIFICATE, FILE_KEY};
 use crate::tls::error::Error;
+use crate::tls::identity::{Identity, Reason, Rejection};
 use crate::tls::{pem, signatures};
 
 /// A server has this long to show its certificate.
@@ -76,11 +77,30 @@ fn directory(path: &Path) -> Result<Shown, String> {
         found = true;
         shown.complete &= part.complete;
         let _ = write!(shown.text, "{}:\n{}", file.display(), part.text);
+        if name == FILE_CERTIFICATE {
+            shown.text += &key(path);
+        }
     }
     match found {
         true => Ok(shown),
         false => Err(format!("{}: neither {FILE_CERTIFICATE} nor {FILE_CA} is in this directory", path.display())),
     }
+}
+
+/// A line on the private key beside a certificate: whose it is, and never what it is.
+fn key(dir: &Path) -> String {
+    let path = dir.join(FILE_KEY);
+    let about = match (fs::read(dir.join(FILE_CERTIFICATE)), fs::read(&path)) {
+        (Ok(certificate), Ok(key)) => match Identity::from_pem(&certificate, &key) {
+            Ok(_) => "the key of the first certificate (not shown)".to_owned(),
+            Err(Rejection { reason: Reason::KeyMismatch, .. }) => "NOT the key of the first certificate".to_owned(),
+            Err(Rejection { reason: Reason::BadKey, detail }) => detail,
+            Err(_) => "not shown".to_owned(),
+        },
+        (_, Err(error)) if error.kind() == io::ErrorKind::NotFound => "missing".to_owned(),
+        (Err(error), _) | (_, Err(error)) => error.to_string(),
+    };
+    format!("{}: {about}\n", path.display())
 }
 
 /// The certificates of a PEM text in words; what can't be read is named with its position.

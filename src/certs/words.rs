@@ -30,7 +30,7 @@ pub(super) fn certificate(number: usize, der: &CertificateDer<'_>) -> (String, b
     let mut line = |what: &str, value: &str| {
         let _ = writeln!(text, "     {what}: {value}");
     };
-    line("issuer", or_nothing(&facts.issuer));
+    line("issuer", &or_nothing(&facts.issuer));
     line("names", &san::in_words(&facts.names));
     let addresses = addresses(&parsed);
     if !addresses.is_empty() {
@@ -44,11 +44,22 @@ pub(super) fn certificate(number: usize, der: &CertificateDer<'_>) -> (String, b
     (text, true)
 }
 
-fn or_nothing(text: &str) -> &str {
+fn or_nothing(text: &str) -> String {
     match text.is_empty() {
-        true => "(no subject)",
-        false => text,
+        true => "(no subject)".to_owned(),
+        false => printable(text),
     }
+}
+
+/// What a certificate says, for a terminal: whoever made it must not be able to steer that.
+pub(super) fn printable(text: &str) -> String {
+    text.chars().fold(String::with_capacity(text.len()), |mut printable, c| {
+        match c.is_control() {
+            true => printable.extend(c.escape_default()),
+            false => printable.push(c),
+        }
+        printable
+    })
 }
 
 fn validity(facts: &Leaf) -> String {

@@ -1,5 +1,6 @@
 //! `lockkeeper certs`: mint, show and check certificates.
 use std::fs;
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -62,7 +63,8 @@ enum Role {
 
 #[derive(Debug, Args)]
 struct Mint {
-    /// Where tls.crt, tls.key and ca.crt go; the key of a new authority goes to ca.key beside them.
+    /// Where tls.crt, tls.key and ca.crt go; the key of a new authority goes to ca.key beside them. Files that are there
+    /// already are replaced with --ca only.
     #[arg(long, default_value = ".")]
     dir: PathBuf,
     /// The role that shows the certificate.
@@ -128,7 +130,8 @@ impl Command {
         };
         match outcome {
             Ok((text, good)) => {
-                print!("{text}");
+                // A reader that has seen enough and gone is no failure.
+                let _ = std::io::stdout().write_all(text.as_bytes());
                 ExitCode::from(u8::from(!good))
             }
             Err(why) => {
@@ -204,11 +207,12 @@ impl Mint {
     /// The authority that was named, or a new one; never one in the place of another, whose key would be lost.
     fn authority(&self) -> Result<Ca, String> {
         let Some(dir) = &self.ca else {
-            let key = self.dir.join(CA_KEY);
-            if key.exists() {
-                let (key, dir) = (key.display(), self.dir.display());
+            let files = [CA_KEY, names::FILE_KEY, names::FILE_CERTIFICATE, names::FILE_CA];
+            if let Some(file) = files.map(|name| self.dir.join(name)).into_iter().find(|file| file.exists()) {
+                let (file, dir) = (file.display(), self.dir.display());
                 return Err(format!(
-                    "{key} is the key of another authority: use that one with --ca {dir}, or write to another --dir"
+                    "{file} is there already and would be lost: issue by the authority there with --ca {dir}, or write to \
+                     another --dir"
                 ));
             }
             return Ca::new("lockkeeper", self.ca_key_type).map_err(|error| error.to_string());

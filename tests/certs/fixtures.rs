@@ -60,6 +60,7 @@ fn given_each_good_set_when_checked_and_shown_then_it_works_and_its_name_and_key
         let leaf = said.split("  2. ").next().unwrap();
         assert!(leaf.contains(&format!("names: {name}")) && leaf.contains(key(&set)), "{set}\n{said}");
         assert!(leaf.contains("for: servers and clients"), "{set}\n{said}");
+        assert!(said.contains("tls.key: the key of the first certificate (not shown)\n"), "{set}\n{said}");
     }
 }
 
@@ -164,8 +165,8 @@ fn given_each_bad_set_when_shown_then_what_is_wrong_can_be_seen_and_only_junk_is
             "rsa1024" => "key: RSA 1024 (too weak or unknown: peers refuse it)",
             "sha1" => "signature: RSA with SHA-1 (too weak or unknown: peers refuse it)",
             "wrong-san" => "names: kn-user-other",
-            // The certificate is sound; keys are not shown.
-            _ => "names: kn-user-demo",
+            "mismatched-key" => "tls.key: NOT the key of the first certificate\n",
+            other => panic!("{other}: this test does not know what is to be seen"),
         };
         assert!(leaf.contains(seen), "{set}: {seen}\n{said}");
     }

@@ -84,19 +84,21 @@ fn given_an_authority_when_named_then_leaves_for_every_role_are_issued_by_it() {
     assert!(said.contains("names: kn-routing\n     addresses: 127.0.0.1\n"), "{said}");
 }
 
-/// The key of an authority that others trust already is not to be lost by a second run.
+/// The key of an authority that others trust already is not to be lost by a second run, nor any other file.
 #[test]
-fn given_the_key_of_an_authority_when_minted_beside_it_then_it_stays() {
-    let dir = tempfile::tempdir().unwrap();
-    mint(dir.path(), &[]);
-    let before = std::fs::read(dir.path().join("ca.key")).unwrap();
-
-    let (code, said) = certs(&["mint", "--dir", arg(dir.path())]);
-
-    assert_eq!(code, Some(1), "{said}");
-    assert!(said.contains("ca.key is the key of another authority: use that one with --ca"), "{said}");
-    assert_eq!(std::fs::read(dir.path().join("ca.key")).unwrap(), before);
-    assert!(certs(&["check", arg(dir.path()), "--namespace", "default"]).0 == Some(0));
+fn given_files_that_are_there_when_minted_without_an_authority_then_they_stay() {
+    let temporary = tempfile::tempdir().unwrap();
+    let dir = temporary.path();
+    mint(dir, &[]);
+    for file in ["ca.key", "tls.key", "tls.crt", "ca.crt"] {
+        let before = std::fs::read(dir.join(file)).unwrap();
+        let (code, said) = certs(&["mint", "--dir", arg(dir)]);
+        assert_eq!(code, Some(1), "{said}");
+        assert!(said.contains(&format!("{file} is there already and would be lost")), "{said}");
+        assert_eq!(std::fs::read(dir.join(file)).unwrap(), before);
+        std::fs::remove_file(dir.join(file)).unwrap();
+    }
+    mint(dir, &[]);
 }
 
 #[test]

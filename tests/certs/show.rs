@@ -1,4 +1,6 @@
 //! `certs show`: files, directories and servers, and what is neither.
+use lockkeeper::certs::mint::{Ca, KeyKind};
+
 use super::{arg, certs};
 use crate::support::app::App;
 use crate::support::binary::queue;
@@ -52,4 +54,16 @@ fn given_a_server_when_shown_then_its_chain_is_seen_though_nothing_is_verified()
         assert_eq!(code, Some(1), "{said}");
         assert!(said.contains("what came is not TLS"), "{said}");
     }
+}
+
+/// Who made a certificate must not steer the terminal of whoever looks at it.
+#[test]
+fn given_a_subject_with_control_characters_when_shown_then_they_are_escaped() {
+    let dir = tempfile::tempdir().unwrap();
+    let ca = Ca::new("evil\u{1b}[2J\nnames: kn-routing", KeyKind::P256).unwrap();
+    let file = dir.path().join("ca.crt");
+    std::fs::write(&file, ca.cert_pem()).unwrap();
+    let (code, said) = certs(&["show", arg(&file)]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(!said.contains('\u{1b}') && said.contains(r"evil\u{1b}[2J\nnames: kn-routing"), "{said}");
 }
