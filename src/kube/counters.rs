@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use crate::telemetry::registry::{Family, Kind, Label, Point, Value};
+use http::{Method, StatusCode};
+
+use crate::telemetry::registry::{Family, Kind, Label, Point, Scope, Value};
 
 /// The numbers of one kind of objects at one source. Read from any thread.
 #[derive(Debug, Default)]
@@ -86,21 +88,56 @@ impl Counters {
 
 /// The counters of all kinds that a source gives, for metrics. Clones are the same; any thread may ask.
 #[derive(Clone, Debug, Default)]
-pub struct Activity(Arc<Mutex<Vec<Entry>>>);
+pub struct Activity {
+    kinds: Arc<Mutex<Vec<Entry>>>,
+    answers: Arc<Mutex<BTreeMap<Answer, u64>>>,
+}
 
 /// A kind's name in URLs, and its counters for as long as somebody reads it.
 type Entry = (&'static str, Weak<Counters>);
 
+/// Server, method, and status; none if no answer came.
+type Answer = (String, String, Option<u16>);
+
+/// Where the original counts answers (`knative.dev/pkg/observability/metrics/k8s`).
+const CLIENT: Scope = Scope { name: "knative.dev/pkg/observability/metrics/k8s", version: "" };
+
 impl Activity {
     pub(crate) fn add(&self, plural: &'static str, counters: &Arc<Counters>) {
-        let mut list = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut list = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
         list.retain(|(_, counters)| counters.strong_count() > 0);
         list.push((plural, Arc::downgrade(counters)));
     }
 
+    /// Counts what came of a request to the API server.
+    pub(crate) fn answered(&self, server: &str, method: &Method, status: Option<StatusCode>) {
+        let of = (server.to_owned(), method.to_string(), status.map(|status| status.as_u16()));
+        *self.answers.lock().unwrap_or_else(PoisonError::into_inner).entry(of).or_default() += 1;
+    }
+
+    /// The answers so far, under the original's name.
+    fn answers(&self) -> Family {
+        let answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        let point = |((server, method, status), count): (&Answer, &u64)| {
+            let text = |name, value: String| (Cow::Borrowed(name), Label::Text(Cow::Owned(value)));
+            let mut labels = vec![text("http.request.method", method.clone()), text("server.address", server.clone())];
+            labels.extend(status.map(|status| text("http.response.status_code", status.to_string())));
+            Point { labels, value: Value::Number(*count as f64) }
+        };
+        Family {
+            otel_name: "kn.k8s.client.http.response.status_code",
+            unit: "{item}",
+            name: "kn_k8s_client_http_response_status_code_total",
+            help: "Count of response codes partitioned by method and host",
+            kind: Kind::Counter,
+            scope: Some(CLIENT),
+            points: answers.iter().map(point).collect(),
+        }
+    }
+
     /// The counters of each kind that is read now.
     pub fn counters(&self) -> Vec<(&'static str, Arc<Counters>)> {
-        let list = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let list = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
         list.iter().filter_map(|(plural, counters)| Some((*plural, counters.upgrade()?))).collect()
     }
 
@@ -151,6 +188,7 @@ impl Activity {
                 Kind::Counter,
                 &sum(Counters::unreadable),
             ),
+            self.answers(),
         ]
     }
 }

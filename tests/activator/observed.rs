@@ -64,6 +64,12 @@ fn given_prometheus_when_scraped_then_names_and_labels_are_the_original_s() {
     assert_eq!(sum(&page, "kn_activator_stats_conn_reachable", &activator_scope), Some(1.0));
     assert_eq!(sum(&page, "kn_activator_stats_conn_errors_total", &[]), None);
     assert_eq!(sum(&page, "target_info", &[("service_name", "activator"), ("k8s_pod_name", "activator-0")]), Some(1.0));
+    let calls = [("http_request_method", "GET"), ("http_response_status_code", "200")];
+    let server = world.api.env().into_iter().find(|(name, _)| name == "KUBERNETES_SERVICE_PORT").unwrap().1;
+    let calls = [&calls[..], &[("otel_scope_name", "knative.dev/pkg/observability/metrics/k8s")]].concat();
+    assert!(sum(&page, "kn_k8s_client_http_response_status_code_total", &calls).is_some_and(|calls| calls >= 6.0));
+    let to = |sample: &&crate::support::scrape::Sample| sample.name == "kn_k8s_client_http_response_status_code_total";
+    assert!(page.iter().filter(to).all(|sample| sample.labels["server_address"].ends_with(&server)));
     assert!(sum(&page, "process_resident_memory_bytes", &[]).is_some());
     assert!(sum(&page, "lockkeeper_activator_probes_passed_total", &[]).is_some_and(|probes| probes >= 1.0));
 }

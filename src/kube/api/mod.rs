@@ -109,7 +109,7 @@ impl Client {
         body: Option<(&'static str, Bytes)>,
     ) -> Result<Response<Answer>, Error> {
         let mut request = Request::builder()
-            .method(method)
+            .method(method.clone())
             .uri(path)
             .header(ACCEPT, HeaderValue::from_static("application/json"))
             .header(USER_AGENT, HeaderValue::from_static(concat!("lockkeeper/", env!("CARGO_PKG_VERSION"))));
@@ -119,7 +119,10 @@ impl Client {
             payload = Payload::new(bytes);
         }
         let request = request.body(payload).map_err(Error::settings)?;
-        let response = self.transport.send(request).await?;
+        let answer = self.transport.send(request).await;
+        let status = answer.as_ref().ok().map(Response::status);
+        self.activity.answered(&self.transport.cluster().authority(), &method, status);
+        let response = answer?;
         let status = response.status();
         if status.is_success() {
             return Ok(response);
