@@ -60,3 +60,43 @@ pub fn verdict(error: &Unreached) -> Failure {
         Unreached::Handshake(_) | Unreached::HandshakeTimeout(_) => Failure::Tls,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::mpsc::unbounded_channel;
+
+    use super::*;
+    use crate::activator::throttle::{Budget, Entry, MeshMode, Outcome, Policy, Revision, Rules};
+    use crate::tls::policy;
+
+    fn slot(mesh: MeshMode) -> Slot {
+        let (prober, _probes) = unbounded_channel();
+        let rules = Rules { policy: Arc::new(Policy { mesh, ..Policy::default() }), ..Rules::default() };
+        let revision = Revision::new("demo/hello-00001", rules, Arc::new(Budget::new(1000)), prober);
+        revision.cluster_ip(Some(([10, 96, 0, 7], 80).into()));
+        revision.endpoints(&[([10, 0, 0, 1], 8012).into()], &[]);
+        for (key, ..) in revision.probes() {
+            revision.probed(key, Outcome::Passed, None);
+        }
+        match revision.enter(1) {
+            Entry::Granted(slot) => slot,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Whatever ports Kubernetes lists, TLS is spoken on the queue's port, and on 443 of the cluster IP.
+    #[test]
+    fn given_a_pod_or_the_cluster_ip_when_tls_is_on_then_the_port_is_the_one_for_tls() {
+        let trust = trust::Store::new();
+        let connector = Arc::new(Connector::new(&policy::Policy::default(), trust.clone()));
+        let plain = Network::default();
+        let encrypted = Network { tls: Some(Encryption { connector, trust }), ..Network::default() };
+        for (mesh, ip, port, tls_port) in
+            [(MeshMode::Auto, [10, 0, 0, 1], 8012, 8112), (MeshMode::Enabled, [10, 96, 0, 7], 80, 443)]
+        {
+            let slot = slot(mesh);
+            assert_eq!(plain.address(&slot, 8112), (ip, port).into(), "{mesh:?}");
+            assert_eq!(encrypted.address(&slot, 8112), (ip, tls_port).into(), "{mesh:?}");
+        }
+    }
+}

@@ -2,8 +2,8 @@
 
 use lockkeeper::local::client::{Connection, Outgoing, Protocol};
 
-use super::world::{Activator, NAMESPACE, Pod, REVISION, World, named};
-use crate::support::app::App;
+use super::world::{Activator, NAMESPACE, Pod, REVISION, World, free_ip, named};
+use crate::support::app::{App, ok};
 use crate::support::binary::Builder;
 use crate::support::client::{Raw, local, run};
 use crate::support::wait::{eventually, patience};
@@ -154,4 +154,38 @@ fn given_a_response_that_has_begun_when_the_pod_is_killed_then_the_caller_sees_i
 
     assert!(client.closes());
     assert_eq!(count(&other.app), 0);
+}
+
+/// 5.5: a connection that turns out to be closed when it is used again: what Go's transport sends again goes out once more,
+/// to the same pod, and nothing else does.
+#[test]
+fn given_a_pooled_connection_that_the_pod_gave_up_when_it_is_used_again_then_safe_requests_are_repeated() {
+    let repeated = [("GET", ""), ("HEAD", ""), ("OPTIONS", ""), ("POST", "Idempotency-Key: 1\r\n")];
+    let not = [("POST", ""), ("DELETE", ""), ("PUT", "")];
+    let all = repeated.iter().map(|request| (request, true)).chain(not.iter().map(|request| (request, false)));
+    for ((method, header), again) in all {
+        let world = World::new(false);
+        world.create(world.revision());
+        // What is lost with its pod is another thing, and off.
+        let builder = world.builder().env("WORKER_THREADS", 1).env("LOCKKEEPER_RETRY_LOST", "false");
+        let activator = Activator::of(builder, false);
+        let ip = free_ip();
+        let pod = App::listen(std::net::TcpListener::bind((ip, 8012)).unwrap(), |conn| {
+            // The probe and the first request; the next one is read, and nothing comes of it.
+            for _ in 0..2 {
+                let Some((head, _)) = conn.request() else { return };
+                conn.send(ok(if head.get("k-network-probe").is_some() { "queue" } else { "ok" }));
+            }
+            conn.request();
+        });
+        world.endpoints(&[ip], &[]);
+        assert_eq!(activator.get().status(), 200);
+        let mut client = Raw::plain(activator.http1);
+        let head = named(NAMESPACE, REVISION);
+        client.send(format!("{method} /again HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n{header}{head}\r\n"));
+        let status = client.head().unwrap().status();
+        assert_eq!(status, if again { 200 } else { 502 }, "{method} {header}");
+        let asked = pod.seen().iter().filter(|head| head.target() == "/again").count();
+        assert_eq!(asked, if again { 2 } else { 1 }, "{method} {header}");
+    }
 }

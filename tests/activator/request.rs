@@ -42,7 +42,7 @@ fn given_a_request_when_it_passes_then_its_headers_are_the_original_s() {
         let activator = world.start();
         let pod = world.pod();
         world.endpoints(&[pod.ip], &[]);
-        let more = "K-Network-Hash: abc\r\nX-Forwarded-For: 1.2.3.4\r\nX-Forwarded-Proto: https\r\nConnection: X-Hop\r\nX-Hop: 1\r\ntraceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\nTE: trailers, gzip\r\n";
+        let more = "K-Network-Hash: abc\r\nX-Forwarded-For: 1.2.3.4\r\nX-Forwarded-Proto: https\r\nConnection: X-Hop\r\nX-Hop: 1\r\ntraceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\ntracestate: x=y\r\nbaggage: b=c\r\nX-Forwarded-Host: first.example.com\r\nTE: trailers, gzip\r\n";
         assert_eq!(activator.ask_for(REVISION, more).reply().status(), 200);
         let seen = pod.app.last();
         assert_eq!(seen.target(), "/path?query");
@@ -50,6 +50,8 @@ fn given_a_request_when_it_passes_then_its_headers_are_the_original_s() {
         assert_eq!(seen.get("k-proxy-request"), Some("activator"));
         assert_eq!(seen.get("x-forwarded-for"), Some("1.2.3.4, 127.0.0.1, 127.0.0.1"));
         assert_eq!(seen.get("x-forwarded-proto"), Some("https"));
+        assert_eq!(seen.get("x-forwarded-host"), Some("first.example.com"));
+        assert_eq!((seen.get("tracestate"), seen.get("baggage")), (Some("x=y"), Some("b=c")));
         assert_eq!(seen.get("te"), Some("trailers"));
         assert!(seen.get("traceparent").is_some_and(|value| value.contains("b7ad6b7169203331")), "{tls}");
         for gone in ["knative-serving-revision", "knative-serving-namespace", "k-network-hash", "x-hop", "user-agent"] {

@@ -1,10 +1,12 @@
 //! Section 13: leaving.
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use super::world::{Activator, NAMESPACE, REVISION, World, named};
 use crate::support::app::{App, ok};
-use crate::support::client::{Raw, run};
-use crate::support::wait::eventually;
+use crate::support::client::{Raw, local, run};
+use crate::support::h2::{Frames, SETTINGS};
+use crate::support::wait::{eventually, patience};
 use lockkeeper::local::client::{Connection, Outgoing, Protocol};
 
 /// 13.1: readiness fails at once; everything else goes on for the drain time; then it exits with 0.
@@ -74,6 +76,9 @@ fn given_a_waiting_request_when_it_leaves_then_it_is_still_served() {
     eventually("the autoscaler is told", || !world.autoscaler.told().is_empty());
     activator.process.signal("TERM");
     activator.process.logs("Done waiting, shutting down servers.");
+    for port in [activator.http1, activator.h2c] {
+        eventually("nobody else is let in", || TcpStream::connect(local(port)).is_err());
+    }
     let pod = world.pod();
     world.endpoints(&[pod.ip], &[]);
     assert_eq!(client.reply().status(), 200);
@@ -105,6 +110,26 @@ fn given_an_upgraded_connection_when_it_leaves_then_it_lives_until_the_grace_per
     activator.process.signal("TERM");
     activator.process.logs("Done waiting, shutting down servers.");
     assert_eq!(client.send("hello").bytes(5), b"hello");
+    assert_eq!(activator.process.exit().code(), Some(0));
+}
+
+/// 13.3, better: an idle HTTP/2 connection without TLS is told to go, and ends, while another still waits for its answer.
+#[test]
+fn given_an_idle_http2_connection_when_it_leaves_then_it_gets_goaway_and_ends() {
+    let world = World::new(false);
+    world.create(world.revision());
+    let mut activator = world.start();
+    let waiting = activator.ask();
+    eventually("the autoscaler is told", || !world.autoscaler.told().is_empty());
+    let mut idle = Frames::connect(activator.h2c);
+    let settings = idle.until("its settings", |frame| frame.kind == SETTINGS && frame.flags == 0).payload;
+    // SETTINGS_MAX_CONCURRENT_STREAMS, as the original's.
+    assert!(settings.chunks(6).any(|setting| setting == [0, 3, 0, 0, 0, 250]), "{settings:?}");
+    activator.process.signal("TERM");
+    let (goaway, ended) = idle.end(patience());
+    assert!(ended && goaway.is_some_and(|frame| frame.code() == 0));
+    assert!(activator.process.poll().is_none(), "a request waits");
+    drop(waiting);
     assert_eq!(activator.process.exit().code(), Some(0));
 }
 

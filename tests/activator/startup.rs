@@ -48,8 +48,22 @@ fn given_the_api_server_s_audit_when_the_activator_runs_then_it_asked_for_no_mor
     for audit in &requests {
         assert!(kinds.iter().any(|kind| audit.path.ends_with(kind)), "{}", audit.path);
     }
-    for audit in world.api.requests_for("secrets") {
-        assert!(audit.path.contains("/namespaces/knative-serving/"), "{}", audit.path);
+    let bundles = "networking.knative.dev/trust-bundle";
+    let maps = ["config-logging", "config-observability", "config-network"];
+    for audit in &requests {
+        let (named, labelled) = (audit.parameter("fieldSelector"), audit.parameter("labelSelector"));
+        let name = named.strip_prefix("metadata.name=").unwrap_or_default();
+        let narrow = match audit.path.rsplit('/').next().unwrap_or_default() {
+            "secrets" => name == "routing-serving-certs",
+            "configmaps" => maps.contains(&name) || labelled == bundles,
+            "endpoints" => labelled.contains("serving.knative.dev/revision"),
+            "services" => labelled == "networking.internal.knative.dev/serviceType=Private",
+            _ => true,
+        };
+        assert!(narrow, "{audit:?}");
+        if audit.path.ends_with("/secrets") || audit.path.ends_with("/configmaps") {
+            assert!(audit.path.contains("/namespaces/knative-serving/"), "{}", audit.path);
+        }
     }
 }
 

@@ -148,7 +148,7 @@ impl Frames {
         self.send(HEADERS, END_HEADERS | u8::from(end), stream, &block(fields))
     }
 
-    /// The next frame, SETTINGS acknowledged; `None` when the connection has ended.
+    /// The next frame, SETTINGS and PING acknowledged; `None` when the connection has ended.
     #[allow(clippy::should_implement_trait, reason = "an iterator would promise more")]
     pub fn next(&mut self) -> Option<Frame> {
         let mut head = [0; 9];
@@ -159,6 +159,9 @@ impl Frames {
         let frame = Frame { kind: head[3], flags: head[4], stream, payload };
         if frame.kind == SETTINGS && frame.flags & 1 == 0 {
             self.send(SETTINGS, 1, 0, &[]);
+        }
+        if frame.kind == PING && frame.flags & 1 == 0 {
+            self.send(PING, 1, 0, &frame.payload);
         }
         Some(frame)
     }
