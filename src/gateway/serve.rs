@@ -81,6 +81,9 @@ pub fn on_worker(shared: &Arc<Shared>, index: usize) -> impl Serve + use<> {
     OnWorker { server: Rc::new(Server::new(stack, shared.http, connections, Rc::new(Heard))), shared: shared.clone() }
 }
 
+/// Headers that a route and the gateway itself add to most requests: made room for at once.
+const ADDED: usize = 6;
+
 /// What a caller reads when a stream was silent for too long.
 const IDLE: &str = "stream timeout";
 
@@ -93,7 +96,7 @@ struct Worker {
 }
 
 impl Worker {
-    async fn handle(self: Rc<Self>, mut request: Request) -> Result<Response, Cause> {
+    fn handle(self: Rc<Self>, mut request: Request) -> impl Future<Output = Result<Response, Cause>> {
         let settings = self.live.settings.load_full();
         let call = request.call.clone();
         let host = decide::authority(&request.head);
@@ -101,41 +104,45 @@ impl Worker {
             *call.trace.borrow_mut() = Some(tracer.begin(&request.head.headers));
         }
         let mut told = observe::Told::new(&self.counts, &settings, &call, &request.head, &host);
-        let went = Went::default();
-        let random = || self.random();
         let authorizer = self.live.authorizer.load_full();
         let authorizer = authorizer.filter(|_| !authz::is_probe(&mut request.head, request.body.is_end_stream()));
-        let decided = decide::decide(&self.live, &call.connection, &mut request.head, &host, random);
-        let result = match decided {
-            Err(cause) => Err(cause),
-            Ok(Decision::Answer(response)) => Ok(response),
-            Ok(Decision::Forward(way)) => {
-                told.goes_to(&way.backend);
-                let timers = self.timers(settings.stream_idle_timeout);
-                match authorizer.filter(|_| !way.route.is_acme()) {
-                    None => {
-                        let sent = self.upstreams.send(request, way, &host, false, random, &went);
-                        Timed::new(sent, &call, timers).await
-                    }
-                    Some(authorizer) => {
-                        // In a box, so that requests without an authoriser do not carry its state.
-                        let sent = Box::pin(self.authorized(&authorizer, request, &host, way, &went));
-                        Timed::new(sent, &call, timers).await
+        request.head.headers.reserve(ADDED);
+        let decided = decide::decide(&self.live, &call.connection, &mut request.head, &host, || self.random());
+        // Not an async function: what it needs until here would be carried along until the response comes.
+        async move {
+            let went = Went::default();
+            let random = || self.random();
+            let result = match decided {
+                Err(cause) => Err(cause),
+                Ok(Decision::Answer(response)) => Ok(response),
+                Ok(Decision::Forward(way)) => {
+                    told.goes_to(&way.backend);
+                    let timers = self.timers(settings.stream_idle_timeout);
+                    match authorizer.filter(|_| !way.route.is_acme()) {
+                        None => {
+                            let sent = self.upstreams.send(request, way, &host, false, random, &went);
+                            Timed::new(sent, &call, timers).await
+                        }
+                        Some(authorizer) => {
+                            // In a box, so that requests without an authoriser do not carry its state.
+                            let sent = Box::pin(self.authorized(&authorizer, request, &host, way, &went));
+                            Timed::new(sent, &call, timers).await
+                        }
                     }
                 }
-            }
-        };
-        match result {
-            Ok(mut response) => {
-                if !settings.keep_server_header {
-                    response.headers_mut().insert(header::SERVER, observe::SERVER);
+            };
+            match result {
+                Ok(mut response) => {
+                    if !settings.keep_server_header {
+                        response.headers_mut().insert(header::SERVER, observe::SERVER);
+                    }
+                    told.answered(&mut response, &went);
+                    Ok(response)
                 }
-                told.answered(&mut response, &went);
-                Ok(response)
-            }
-            Err(cause) => {
-                told.failed(&cause, &went);
-                Err(cause)
+                Err(cause) => {
+                    told.failed(&cause, &went);
+                    Err(cause)
+                }
             }
         }
     }

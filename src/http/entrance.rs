@@ -163,8 +163,8 @@ fn before_the_stack(head: &mut http::request::Parts, call: &Call) -> Option<Resu
 }
 
 /// The bytes that Go's `httpguts.ValidHostHeader` lets pass.
-fn is_host_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!$%&'()*+,-.:;=[]_~".contains(&byte)
+const fn is_host_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'!' | b'$'..=b'.' | b':' | b';' | b'=' | b'[' | b']' | b'_' | b'~')
 }
 
 pin_project_lite::pin_project! {

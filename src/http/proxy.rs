@@ -40,26 +40,12 @@ impl Proxy {
     /// # Errors
     /// Why there is no response of the application.
     pub fn forward(&self, request: Request) -> Forwarding {
-        let pool = self.pool.clone();
-        let prepared = match Prepared::new(request, Replay::Any) {
-            Ok(prepared) => prepared,
+        let sending = match Prepared::new(request, Replay::Any) {
+            Ok(prepared) => prepared.send(&self.pool),
             Err(cause) => return Box::pin(std::future::ready(Err(cause))),
         };
-        // In a box, since each layer above moves what it gets from below: once large, it was copied again and again. With a
-        // connection at hand the box is small, which is most of the time.
-        if prepared.version() != Version::HTTP_2 {
-            if let Some(lease) = pool.lease_idle() {
-                return Box::pin(prepared.on(lease, &pool));
-            }
-        } else if pool.speaks() == Speaks::Http2
-            && let Some(stream) = pool.stream_at_hand(prepared.hop.call.started)
-        {
-            return match prepared.on_stream(stream, &pool) {
-                Ok(streamed) => Box::pin(streamed),
-                Err(failed) => failed,
-            };
-        }
-        Box::pin(async move { prepared.send(&pool).await.map_err(Failure::into_cause) })
+        // In a box, since each layer above moves what it gets from below.
+        Box::pin(async move { sending.await.map_err(Failure::into_cause) })
     }
 }
 
@@ -245,14 +231,6 @@ impl Prepared {
         self.hop.upgrade.is_some()
     }
 
-    /// Sends it to the upstream of `pool` over HTTP/2 with prior knowledge, or over HTTP/1.1, whatever it came by.
-    ///
-    /// # Errors
-    /// Why there is no response.
-    pub async fn send_over(self, pool: &Rc<Pool>, h2: bool) -> Result<Response, Failure> {
-        if h2 { self.send_h2(pool, Tries::FIRST).await } else { self.send_h1(pool).await }
-    }
-
     /// The protocol that it came by.
     #[must_use]
     pub fn version(&self) -> Version {
@@ -260,35 +238,50 @@ impl Prepared {
     }
 
     /// Sends it to the upstream of `pool`, in the protocol that it came by.
-    ///
-    /// # Errors
-    /// Why there is no response.
-    pub async fn send(self, pool: &Rc<Pool>) -> Result<Response, Failure> {
+    pub fn send(self, pool: &Rc<Pool>) -> Sending {
         if self.request.version() != Version::HTTP_2 {
-            return self.send_h1(pool).await;
+            return self.send_over(pool, false);
         }
-        if pool.speaks() == Speaks::Unknown && !self.hop.ended {
-            // A body can be sent once only, so this is found out before.
-            pool.refuses_h2().await;
+        if pool.speaks() == Speaks::Http2 {
+            return self.send_over(pool, true);
         }
-        if pool.speaks() == Speaks::Http1Only {
-            return self.send_h1(pool).await;
-        }
-        self.send_h2(pool, Tries::FIRST).await
+        let pool = pool.clone();
+        Sending(On::Slow(Box::pin(async move {
+            if pool.speaks() == Speaks::Unknown && !self.hop.ended {
+                // A body can be sent once only, so this is found out before.
+                pool.refuses_h2().await;
+            }
+            if pool.speaks() == Speaks::Http1Only {
+                return self.send_h1(&pool).await;
+            }
+            self.send_h2(&pool, Tries::FIRST).await
+        })))
+    }
+
+    /// Sends it to the upstream of `pool` over HTTP/2 with prior knowledge, or over HTTP/1.1, whatever it came by.
+    pub fn send_over(self, pool: &Rc<Pool>, h2: bool) -> Sending {
+        Sending(match h2 {
+            false => match pool.lease_idle() {
+                Some(lease) => On::Http1(self.on(lease, pool)),
+                None => {
+                    let pool = pool.clone();
+                    On::Slow(Box::pin(async move { self.send_h1(&pool).await }))
+                }
+            },
+            true => match pool.stream_at_hand(self.hop.call.started).filter(|_| pool.speaks() == Speaks::Http2) {
+                Some(stream) => self.on_stream(stream, pool),
+                None => {
+                    let pool = pool.clone();
+                    On::Slow(Box::pin(async move { self.send_h2(&pool, Tries::FIRST).await }))
+                }
+            },
+        })
     }
 
     async fn send_h1(self, pool: &Rc<Pool>) -> Result<Response, Failure> {
-        let mut sending = match pool.lease().await {
-            Ok(lease) => self.on(lease, pool),
-            Err(error) => return Err(Failure::Unreached(Box::new(self), error)),
-        };
-        match std::future::poll_fn(|cx| sending.poll_answer(cx)).await {
-            Ok(answer) => answer.map_err(Failure::Taken),
-            Err(Failed::Lost(lost, error)) => {
-                let prepared = Box::new(Self { request: *lost, hop: sending.hop });
-                Err(Failure::Lost(prepared, exchange(Failed::Exchange(error))))
-            }
-            Err(failed) => Err(Failure::Taken(exchange(failed))),
+        match pool.lease().await {
+            Ok(lease) => self.on(lease, pool).await,
+            Err(error) => Err(Failure::Unreached(Box::new(self), error)),
         }
     }
 
@@ -298,30 +291,36 @@ impl Prepared {
         hop.target_h1(&mut request, pool);
         let (head, body) = request.into_parts();
         lease.begin(head, body, &hop.call, hop.replay, hop.keep);
-        Exchange { lease: Some(lease), hop }
+        Exchange { lease: Some(lease), hop: Some(hop) }
     }
 
-    /// Begins to send it over an HTTP/2 stream of `pool`, or says how it goes on.
-    fn on_stream(self, stream: Stream, pool: &Rc<Pool>) -> Result<Streamed, Forwarding> {
+    /// Begins to send it over an HTTP/2 stream of `pool`.
+    fn on_stream(self, stream: Stream, pool: &Rc<Pool>) -> On {
         let Self { mut request, mut hop } = self;
         if let Err(cause) = hop.target_h2(&mut request, pool) {
-            return Err(Box::pin(std::future::ready(Err(cause))));
+            return On::Slow(Box::pin(std::future::ready(Err(Failure::Taken(cause)))));
         }
         match stream.begin(request, hop.resend()) {
-            Ok(sent) => Ok(Streamed { sent, hop, pool: pool.clone(), again: None }),
-            Err(failed) => Err(Self::after(failed, &hop, pool)),
+            Ok(sent) => On::Http2(Streamed { sent, hop, pool: pool.clone() }),
+            Err(failed) => On::Slow(Self::after(failed, hop, pool.clone())),
         }
     }
 
     /// What follows the failure of a first try over HTTP/2.
-    fn after(failed: Failed, hop: &Hop, pool: &Rc<Pool>) -> Forwarding {
-        let Failed::Again { request, untouched, .. } = failed else {
-            return Box::pin(std::future::ready(Err(exchange(failed))));
+    fn after(failed: Failed, hop: Hop, pool: Rc<Pool>) -> Slow {
+        let failure = match failed {
+            Failed::Again { request, untouched, .. } => {
+                let mut tries = Tries::FIRST;
+                tries.take(untouched);
+                let again = Self { request: *request, hop };
+                return Box::pin(async move { again.send_h2(&pool, tries).await });
+            }
+            Failed::Lost(lost, error) => {
+                Failure::Lost(Box::new(Self { request: *lost, hop }), exchange(Failed::Exchange(error)))
+            }
+            failed => Failure::Taken(exchange(failed)),
         };
-        let mut tries = Tries::FIRST;
-        tries.take(untouched);
-        let (again, pool) = (Self { request: *request, hop: hop.clone() }, pool.clone());
-        Box::pin(async move { again.send_h2(&pool, tries).await.map_err(Failure::into_cause) })
+        Box::pin(std::future::ready(Err(failure)))
     }
 
     async fn send_h2(self, pool: &Rc<Pool>, mut tries: Tries) -> Result<Response, Failure> {
@@ -378,28 +377,62 @@ impl Prepared {
     }
 }
 
-/// A request on an HTTP/1.1 connection, until its response begins.
-struct Exchange {
-    lease: Option<Lease>,
-    hop: Hop,
+/// A request on its way to an upstream, until its response begins.
+///
+/// Small where there is a connection at hand, which is most of the time: what each layer above moves, it copies.
+pub struct Sending(On);
+
+enum On {
+    Http1(Exchange),
+    Http2(Streamed),
+    Slow(Slow),
 }
 
-impl Exchange {
-    /// The answer that its response makes.
-    fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Result<Result<Response, Cause>, Failed>> {
-        let Some(lease) = &mut self.lease else { return Poll::Pending };
-        let response = ready!(lease.poll_response(&self.hop.call, cx));
-        // Dropped, and its connection closed, where there is no response.
-        let Some(lease) = self.lease.take() else { return Poll::Pending };
-        Poll::Ready(response.map(|response| self.hop.answer_h1(response, lease)))
+/// A way that has to wait for a connection, or begins again.
+type Slow = Pin<Box<dyn Future<Output = Result<Response, Failure>>>>;
+
+impl Future for Sending {
+    type Output = Result<Response, Failure>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        loop {
+            match &mut self.0 {
+                On::Http1(exchange) => return Pin::new(exchange).poll(cx),
+                On::Slow(slow) => return slow.as_mut().poll(cx),
+                On::Http2(streamed) => match ready!(streamed.sent.poll_response(&streamed.hop.call, cx)) {
+                    Ok((response, counted)) => return Poll::Ready(Ok(streamed.hop.answer_h2(response, counted))),
+                    Err(failed) => {
+                        let slow = Prepared::after(failed, streamed.hop.clone(), streamed.pool.clone());
+                        self.0 = On::Slow(slow);
+                    }
+                },
+            }
+        }
     }
 }
 
+/// A request on an HTTP/1.1 connection, until its response begins.
+struct Exchange {
+    lease: Option<Lease>,
+    hop: Option<Hop>,
+}
+
 impl Future for Exchange {
-    type Output = Result<Response, Cause>;
+    type Output = Result<Response, Failure>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        Poll::Ready(ready!(self.poll_answer(cx)).unwrap_or_else(|failed| Err(exchange(failed))))
+        let Self { lease: Some(lease), hop: Some(hop) } = &mut *self else { return Poll::Pending };
+        let response = ready!(lease.poll_response(&hop.call, cx));
+        // Dropped, and its connection closed, where there is no response.
+        let (Some(lease), Some(hop)) = (self.lease.take(), self.hop.take()) else { return Poll::Pending };
+        Poll::Ready(match response {
+            Ok(response) => hop.answer_h1(response, lease).map_err(Failure::Taken),
+            Err(Failed::Lost(lost, error)) => {
+                let prepared = Box::new(Prepared { request: *lost, hop });
+                Err(Failure::Lost(prepared, exchange(Failed::Exchange(error))))
+            }
+            Err(failed) => Err(Failure::Taken(exchange(failed))),
+        })
     }
 }
 
@@ -408,22 +441,6 @@ struct Streamed {
     sent: Sent,
     hop: Hop,
     pool: Rc<Pool>,
-    again: Option<Forwarding>,
-}
-
-impl Future for Streamed {
-    type Output = Result<Response, Cause>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = &mut *self;
-        if this.again.is_none() {
-            match ready!(this.sent.poll_response(&this.hop.call, cx)) {
-                Ok((response, counted)) => return Poll::Ready(Ok(this.hop.answer_h2(response, counted))),
-                Err(failed) => this.again = Some(Prepared::after(failed, &this.hop, &this.pool)),
-            }
-        }
-        this.again.as_mut().map_or(Poll::Pending, |again| again.as_mut().poll(cx))
-    }
 }
 
 impl Hop {

@@ -51,12 +51,11 @@ fn may_trail(name: &str) -> bool {
 pub fn write_title_case(out: &mut Vec<u8>, name: &str) {
     let from = out.len();
     out.extend_from_slice(name.as_bytes());
-    let mut first = true;
-    for byte in out.get_mut(from..).unwrap_or_default() {
-        if first {
-            byte.make_ascii_uppercase();
-        }
-        first = *byte == b'-';
+    let mut words = out.get_mut(from..).unwrap_or_default();
+    while let Some(first) = words.first_mut() {
+        first.make_ascii_uppercase();
+        let Some(dash) = words.iter().position(|byte| *byte == b'-') else { return };
+        words = words.get_mut(dash + 1..).unwrap_or_default();
     }
 }
 

@@ -126,8 +126,6 @@ pub struct Lease {
     h1: Option<Box<H1>>,
     pool: Weak<Pool>,
     reused: bool,
-    /// The head of a request that comes back.
-    kept: Option<Box<http::request::Parts>>,
 }
 
 /// Why no response came.
@@ -273,7 +271,7 @@ impl Pool {
                 && h1.is_open()
                 && self.target.still_trusts(h1.exchange.generation.get())
             {
-                return Some(Lease { h1: Some(h1), pool: Rc::downgrade(self), reused: true, kept: None });
+                return Some(Lease { h1: Some(h1), pool: Rc::downgrade(self), reused: true });
             }
         }
     }
@@ -287,7 +285,7 @@ impl Pool {
             return Ok(lease);
         }
         let (socket, generation) = self.dial().await?;
-        Ok(Lease { h1: Some(self.h1(socket, generation)), pool: Rc::downgrade(self), reused: false, kept: None })
+        Ok(Lease { h1: Some(self.h1(socket, generation)), pool: Rc::downgrade(self), reused: false })
     }
 
     /// What is known of the application's protocols.
@@ -592,7 +590,7 @@ impl Lease {
         *h1.exchange.call.borrow_mut() = Some(call.clone());
         h1.exchange.heard.set(false);
         let keep = keep && body.is_end_stream();
-        h1.http.begin(&head, body);
+        h1.http.begin(head, body, keep);
         if self.reused && replay && h1.http.outgrows(limits::REPLAY_BYTES) {
             h1.http.renew();
             self.reused = false;
@@ -604,7 +602,6 @@ impl Lease {
         {
             local.told().reused();
         }
-        self.kept = keep.then(|| Box::new(head));
     }
 
     /// The response's head. A 101 leaves the connection in `tunnel` of the call (HTTP/2) or of its connection.
@@ -616,7 +613,7 @@ impl Lease {
         let response = match std::task::ready!(h1.http.poll_response(cx)) {
             Ok(response) => response,
             Err(Failure::Upstream(fault)) => {
-                return Poll::Ready(Err(match self.kept.take() {
+                return Poll::Ready(Err(match h1.http.take_kept() {
                     Some(head)
                         if !h1.exchange.heard.get()
                             && !matches!(fault, Fault::Malformed(_) | Fault::HeadTooLarge(_)) =>
@@ -629,7 +626,6 @@ impl Lease {
             }
             Err(Failure::RequestBody(error)) => return Poll::Ready(Err(Failed::RequestBody(error))),
         };
-        self.kept = None;
         if response.status() == http::StatusCode::SWITCHING_PROTOCOLS
             && let Some(h1) = self.h1.take()
         {

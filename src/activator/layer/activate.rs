@@ -7,6 +7,7 @@
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use futures_util::future::Either;
 use http::header::{self, HeaderValue};
 use http::{Uri, Version};
 
@@ -38,20 +39,15 @@ const FIXED_COST: usize = 4096;
 ///
 /// # Errors
 /// Why there is no response of the application.
-pub async fn activate(worker: Rc<Worker>, routed: Routed) -> Result<Response, Cause> {
+pub fn activate(worker: Rc<Worker>, routed: Routed) -> impl Future<Output = Result<Response, Cause>> {
     let Routed { request, revision } = routed;
-    let local = revision.map_err(|name| not_found(&name))?;
-    let started = request.call.started;
-    // The poke goes out before the request waits.
-    let (counted, first) = local.revision.load.arrive(worker.index, started);
-    if first {
-        let _ = worker.pokes.send(Poke { load: local.revision.load.clone(), at: started });
+    match revision {
+        Ok(local) => {
+            let (call, timers) = (request.call.clone(), local.timers.clone());
+            Either::Left(Timed::new(dispatch(worker, local, request), &call, timers))
+        }
+        Err(name) => Either::Right(std::future::ready(Err(not_found(&name)))),
     }
-    let timers = local.timers.clone();
-    let call = request.call.clone();
-    let mut response = Timed::new(dispatch(&worker, &local, request), &call, timers).await?;
-    response.body_mut().watch(Box::new(Counted(counted)));
-    Ok(response)
 }
 
 fn not_found(name: &str) -> Cause {
@@ -68,82 +64,94 @@ struct Held(#[expect(dead_code, reason = "given back when it is dropped")] Slot)
 
 impl Watch for Held {}
 
-async fn dispatch(worker: &Worker, local: &Local, request: Request) -> Result<Response, Cause> {
+fn dispatch(worker: Rc<Worker>, local: Rc<Local>, request: Request) -> impl Future<Output = Result<Response, Cause>> {
+    // Not an async function: what is needed up to the first wait would be carried along until the response comes.
     let call = request.call.clone();
-    let revision = &local.revision;
-    let cost = cost(&request);
+    // The poke goes out before the request waits.
+    let (counted, first) = local.revision.load.arrive(worker.index, call.started);
+    if first {
+        let _ = worker.pokes.send(Poke { load: local.revision.load.clone(), at: call.started });
+    }
     if let Some(trace) = call.trace.borrow_mut().as_mut() {
         trace.wait_started(call.started);
     }
-    let entry = revision.throttle.enter(cost);
-    let waits = matches!(entry, Entry::Wait(_));
-    let mut slot = granted(worker, local, entry, &call).await?;
-    if waits {
-        worker.metrics.waited(worker.index, call.started.elapsed());
-    }
-    if let Some(trace) = call.trace.borrow_mut().as_mut() {
-        trace.wait_ended(Instant::now());
-    }
-    let mut prepared = Prepared::new(addressed(request, local, &worker.network.load()), Replay::Idempotent)?;
-    if worker.retry_lost {
-        prepared = prepared.kept();
-    }
-    let (mut tries, mut lost) = (0, false);
-    loop {
-        tries += 1;
-        let network = worker.network.load_full();
-        let address = network.address(&slot, worker.queue_tls_port);
-        let tls = network.tls(&revision.expected);
-        call.upstream.set(Some(Offered { address, tls: network.tls.is_some(), since: Instant::now() }));
-        let pool = worker.pools.pool(address, tls.as_ref());
-        if network.tls.is_none()
-            && prepared.version() != Version::HTTP_2
-            && pool.idle() == 0
-            && let Some(connection) = slot.take_connection()
-        {
-            // The probe's connection carries the first request.
-            pool.adopt(connection).await;
-        }
-        if let Some(cold) = slot.woke().and_then(|woke| woke.seen_by(call.started, Instant::now())) {
-            revision.metrics.cold.record(cold);
-        }
-        match prepared.send(&pool).await {
-            Ok(mut response) => {
-                slot.reached();
-                response.body_mut().watch(Box::new(Held(slot)));
-                return Ok(response);
+    let cost = cost(&request);
+    let entry = local.revision.throttle.enter(cost);
+    async move {
+        let mut slot = match entry {
+            Entry::Granted(slot) => slot,
+            entry => {
+                // In a box: most requests do not wait, and none carries what waiting takes for longer.
+                let slot = Box::pin(granted(&worker, &local, entry, &call)).await?;
+                worker.metrics.waited(worker.index, call.started.elapsed());
+                slot
             }
-            Err(Failure::Taken(cause)) => {
-                slot.reached();
-                return Err(cause);
+        };
+        if let Some(trace) = call.trace.borrow_mut().as_mut() {
+            trace.wait_ended(Instant::now());
+        }
+        let mut prepared = Prepared::new(addressed(request, &local, &worker.network.load()), Replay::Idempotent)?;
+        if worker.retry_lost {
+            prepared = prepared.kept();
+        }
+        let (mut tries, mut lost) = (0, false);
+        loop {
+            tries += 1;
+            let network = worker.network.load_full();
+            let address = network.address(&slot, worker.queue_tls_port);
+            let tls = network.tls(&local.revision.expected);
+            call.upstream.set(Some(Offered { address, tls: network.tls.is_some(), since: Instant::now() }));
+            let pool = worker.pools.pool(address, tls.as_ref());
+            if network.tls.is_none()
+                && prepared.version() != Version::HTTP_2
+                && pool.idle() == 0
+                && let Some(connection) = slot.take_connection()
+            {
+                // The probe's connection carries the first request.
+                pool.adopt(connection).await;
             }
-            Err(Failure::Lost(again, cause)) => {
-                gone(local, &slot, &cause);
-                if slot.is_cluster_ip() {
-                    // One of the pods behind it; the others are as good as before.
-                    drop(slot);
-                } else {
-                    slot.failed(Unusable::Unreachable);
+            if let Some(cold) = slot.woke().and_then(|woke| woke.seen_by(call.started, Instant::now())) {
+                local.revision.metrics.cold.record(cold);
+            }
+            match prepared.send(&pool).await {
+                Ok(mut response) => {
+                    slot.reached();
+                    response.body_mut().watch(Box::new(Held(slot)));
+                    response.body_mut().watch(Box::new(Counted(counted)));
+                    return Ok(response);
                 }
-                if lost {
+                Err(Failure::Taken(cause)) => {
+                    slot.reached();
                     return Err(cause);
                 }
-                // Another pod is a new start: it may be gone as well and is only asked to connect.
-                (prepared, lost, tries) = (*again, true, 0);
-                worker.metrics.count(worker.index, Count::Lost);
-                slot = granted(worker, local, revision.throttle.enter_again(cost), &call).await?;
-            }
-            Err(Failure::Unreached(untaken, error)) => {
-                told(local, &slot, &error);
-                slot.failed(verdict(&error));
-                let switching = verdict(&error) == Unusable::Unreachable
-                    && network.since.is_some_and(|since| since.elapsed() < SWITCHING);
-                if tries >= TRIES && !switching {
-                    return Err(unreached(error));
+                Err(Failure::Lost(again, cause)) => {
+                    gone(&local, &slot, &cause);
+                    if slot.is_cluster_ip() {
+                        // One of the pods behind it; the others are as good as before.
+                        drop(slot);
+                    } else {
+                        slot.failed(Unusable::Unreachable);
+                    }
+                    if lost {
+                        return Err(cause);
+                    }
+                    // Another pod is a new start: it may be gone as well and is only asked to connect.
+                    (prepared, lost, tries) = (*again, true, 0);
+                    worker.metrics.count(worker.index, Count::Lost);
+                    slot = Box::pin(granted(&worker, &local, local.revision.throttle.enter_again(cost), &call)).await?;
                 }
-                prepared = *untaken;
-                worker.metrics.count(worker.index, Count::Retry);
-                slot = granted(worker, local, revision.throttle.enter_again(cost), &call).await?;
+                Err(Failure::Unreached(untaken, error)) => {
+                    told(&local, &slot, &error);
+                    slot.failed(verdict(&error));
+                    let switching = verdict(&error) == Unusable::Unreachable
+                        && network.since.is_some_and(|since| since.elapsed() < SWITCHING);
+                    if tries >= TRIES && !switching {
+                        return Err(unreached(error));
+                    }
+                    prepared = *untaken;
+                    worker.metrics.count(worker.index, Count::Retry);
+                    slot = Box::pin(granted(&worker, &local, local.revision.throttle.enter_again(cost), &call)).await?;
+                }
             }
         }
     }

@@ -108,13 +108,20 @@ fn strip_controls(headers: &mut HeaderMap) {
     }
 }
 
-/// A random identifier (RFC 9562 section 5.4).
-fn request_id(mut random: impl FnMut() -> u32) -> HeaderValue {
-    let (a, b, c, d) = (random(), random(), random(), random());
-    let (b_high, b_low) = (b >> 16, (b & 0x0fff) | 0x4000);
-    let (c_high, c_low) = ((c >> 16 & 0x3fff) | 0x8000, c & 0xffff);
-    let text = format!("{a:08x}-{b_high:04x}-{b_low:04x}-{c_high:04x}-{c_low:04x}{d:08x}");
-    HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static(""))
+/// A random identifier (RFC 9562 section 5.4). Written by hand: the formatter took a fifteenth of a request's time.
+fn request_id(random: impl FnMut() -> u32) -> HeaderValue {
+    const VERSION: u128 = 0xf << 76;
+    const VARIANT: u128 = 0b11 << 62;
+    let bits = std::iter::repeat_with(random).take(4).fold(0, |bits, word| bits << 32 | u128::from(word));
+    let mut rest = bits & !VERSION & !VARIANT | 4 << 76 | 0b10 << 62;
+    let mut text = [b'-'; 36];
+    let digits = text.iter_mut().enumerate().rev().filter(|(at, _)| ![8, 13, 18, 23].contains(at));
+    for (_, digit) in digits {
+        let value = (rest & 0xf) as u8;
+        *digit = if value < 10 { b'0' + value } else { b'a' + value - 10 };
+        rest >>= 4;
+    }
+    HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static(""))
 }
 
 #[cfg(test)]

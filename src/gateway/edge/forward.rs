@@ -14,10 +14,11 @@ use crate::gateway::edge::observe::Went;
 use crate::gateway::edge::way::Way;
 use crate::gateway::edge::{caller, decide};
 use crate::gateway::live::Live;
+use crate::http::call::Call;
 use crate::http::cause::Cause;
 use crate::http::dial::Tls;
 use crate::http::pools::Pools;
-use crate::http::proxy::{Failure, Prepared, Replay, unreached};
+use crate::http::proxy::{Failure, Prepared, Replay, Sending, unreached};
 use crate::http::{Request, Response};
 
 /// How often a request that nobody took is sent to another upstream.
@@ -30,22 +31,44 @@ const NAME_TIME: Duration = Duration::from_secs(5);
 /// Milliseconds until the upstream's response began.
 const SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
 
-/// A request on its way to an upstream.
-struct Sending {
-    prepared: Prepared,
-    began: Instant,
+/// A request that nobody has taken, or who took it is gone without a word: it can be offered to others.
+struct Whole {
+    prepared: Box<Prepared>,
     /// It has gone with an upstream once.
     lost: bool,
+    /// Why nobody took it so far, and who did not.
+    last: Option<(Cause, Tried)>,
+}
+
+/// An upstream that did not take a request, and as one of which.
+struct Tried {
+    address: SocketAddr,
+    of: Arc<State>,
 }
 
 /// What became of a request that was offered.
-#[allow(clippy::large_enum_variant, reason = "it lives for a moment, in the future of one request")]
 enum Offered {
     Answered(Response),
     /// There is no response, and there will be none.
     Over(Cause),
-    /// Nobody took it, or who took it is gone without a word: it can be offered to others.
-    Whole(Box<Sending>, Cause),
+    Whole(Whole, Cause),
+}
+
+/// What the first attempt to send a request is.
+enum First {
+    /// It is on its way.
+    Sent(Sending, Tried),
+    /// It has to wait for something, or to choose.
+    Whole(Whole),
+    /// It can't be sent.
+    Over(Cause),
+}
+
+/// Who a request is from, for choosing another way.
+struct From<'a> {
+    call: Rc<Call>,
+    host: &'a str,
+    approved: bool,
 }
 
 /// Connections of one worker to upstreams, and what it knows of them.
@@ -72,38 +95,122 @@ impl Upstreams {
     ///
     /// # Errors
     /// Why there is no response.
-    pub async fn send(
-        &self,
-        mut request: Request,
-        mut way: Way,
-        host: &str,
+    pub fn send<'a>(
+        &'a self,
+        request: Request,
+        way: Way,
+        host: &'a str,
         approved: bool,
-        random: impl Fn() -> u32,
-        went: &Went,
-    ) -> Result<Response, Cause> {
-        let settings = self.live.settings.load();
-        let call = request.call.clone();
-        let forwarded_for = caller::describe(&mut request.head.headers, &call.connection, &settings, &random);
-        drop(settings);
-        let mut prepared = Prepared::with(request, Replay::Idempotent, forwarded_for)?;
+        random: impl Fn() -> u32 + 'a,
+        went: &'a Went,
+    ) -> impl Future<Output = Result<Response, Cause>> + 'a {
+        // What is large is used up here, or in a box, and not carried along until the response comes.
+        let from = From { call: request.call.clone(), host, approved };
+        let began = Instant::now();
+        let mut first = self.first(request, &way, &random, went);
+        async move {
+            let sent = match &mut first {
+                First::Sent(sending, _) => Some(sending.await),
+                First::Whole(_) | First::Over(_) => None,
+            };
+            let whole = match (sent, first) {
+                (Some(Ok(response)), _) => return Ok(timed(response, began)),
+                (Some(Err(failure)), First::Sent(_, to)) => {
+                    let (prepared, lost, cause) = self.after(failure, to.address, false)?;
+                    Whole { prepared, lost, last: Some((cause, to)) }
+                }
+                (_, First::Whole(whole)) => whole,
+                (_, First::Over(cause)) => return Err(cause),
+                (None, First::Sent(..)) => return Err(Cause::NoUpstream("no_endpoints")),
+            };
+            let response = Box::pin(self.go_round(whole, way, from, random, went)).await?;
+            Ok(timed(response, began))
+        }
+    }
+
+    /// Begins to send a request, to the upstream whose turn it is if nothing is known against any.
+    fn first(&self, mut request: Request, way: &Way, random: impl Fn() -> u32, went: &Went) -> First {
+        let forwarded_for = {
+            let settings = self.live.settings.load();
+            caller::describe(&mut request.head.headers, &request.call.connection, &settings, random)
+        };
+        let mut prepared = match Prepared::with(request, Replay::Idempotent, forwarded_for) {
+            Ok(prepared) => prepared,
+            Err(cause) => return First::Over(cause),
+        };
         if self.retry_lost {
             prepared = prepared.kept();
         }
-        let mut sending = Sending { prepared, began: Instant::now(), lost: false };
+        let state = way.backend.state();
+        match &state.place {
+            Place::Addresses(all) if !all.is_empty() && self.aside.borrow().is_empty() => {
+                let upstream = all.get(self.turn() % all.len());
+                let Some(upstream) = upstream else { return First::Over(Cause::NoUpstream("no_endpoints")) };
+                let sending = self.send_to(prepared, upstream, &state, went);
+                First::Sent(sending, Tried { address: upstream.address, of: Arc::clone(&state) })
+            }
+            _ => First::Whole(Whole { prepared: Box::new(prepared), lost: false, last: None }),
+        }
+    }
+
+    fn send_to(&self, prepared: Prepared, upstream: &Upstream, state: &State, went: &Went) -> Sending {
+        let tls = upstream.expected.as_ref().map(|expected| Tls {
+            connector: self.live.connector.clone(),
+            trust: self.live.trust.clone(),
+            expected: expected.clone(),
+        });
+        went.address.set(Some(upstream.address));
+        let pool = self.pools.pool(upstream.address, tls.as_ref());
+        // Nothing but HTTP/1.1 carries an upgrade to servers that don't know extended CONNECT.
+        let h2 = state.protocol == Protocol::Http2 && !prepared.is_upgrade();
+        prepared.send_over(&pool, h2)
+    }
+
+    /// The request that the upstream at `address` did not answer, whether it went with an upstream, and why; or the cause
+    /// of a request that it took.
+    fn after(&self, failure: Failure, address: SocketAddr, lost: bool) -> Result<(Box<Prepared>, bool, Cause), Cause> {
+        let (prepared, lost, cause) = match failure {
+            Failure::Taken(cause) => return Err(at_the_edge(cause)),
+            Failure::Lost(_, cause) if lost => return Err(at_the_edge(cause)),
+            Failure::Lost(again, cause) => {
+                tracing::debug!(upstream = %address, %cause, "an upstream is gone");
+                (again, true, cause)
+            }
+            Failure::Unreached(unsent, error) => {
+                tracing::debug!(upstream = %address, %error, "an upstream took no connection");
+                (unsent, lost, unreached(error))
+            }
+        };
+        self.aside.borrow_mut().insert(address, Instant::now() + ASIDE);
+        Ok((prepared, lost, at_the_edge(cause)))
+    }
+
+    /// Offers a request to the upstreams of its backend, and to those of another way if the routes have changed.
+    async fn go_round(
+        &self,
+        mut whole: Whole,
+        mut way: Way,
+        from: From<'_>,
+        random: impl Fn() -> u32,
+        went: &Went,
+    ) -> Result<Response, Cause> {
         for _ in 0..TRIES {
             let state = Arc::clone(&way.backend.state());
-            let (whole, cause) = match self.offer(sending, &state, went).await {
+            let cause = match self.offer(whole, &state, went).await {
                 Offered::Answered(response) => return Ok(response),
                 Offered::Over(cause) => return Err(cause),
-                Offered::Whole(whole, cause) => (*whole, cause),
+                Offered::Whole(unsent, cause) => {
+                    whole = unsent;
+                    cause
+                }
             };
-            sending = whole;
             if !Arc::ptr_eq(&state, &way.backend.state()) {
                 // The addresses have changed meanwhile.
                 continue;
             }
-            let approved_for = approved.then(|| way.route.clone());
-            let other = decide::again(&self.live, &call.connection, &mut sending.prepared, host, way, &random);
+            let approved_for = from.approved.then(|| way.route.clone());
+            let connection = &from.call.connection;
+            let other = decide::again(&self.live, connection, &mut whole.prepared, from.host, way, &random);
             way = other.filter(|other| approved_for.is_none_or(|route| other.is_as(&route))).ok_or(cause)?;
             went.backend.set(Some(way.backend.clone()));
         }
@@ -111,48 +218,30 @@ impl Upstreams {
     }
 
     /// Offers a request to upstreams until one takes it.
-    async fn offer(&self, mut sending: Sending, state: &State, went: &Went) -> Offered {
-        let candidates = match self.candidates(&state.place).await {
+    async fn offer(&self, whole: Whole, state: &Arc<State>, went: &Went) -> Offered {
+        let Whole { mut prepared, mut lost, last } = whole;
+        let mut candidates = match self.candidates(&state.place).await {
             Ok(candidates) => candidates,
-            Err(cause) => return Offered::Whole(Box::new(sending), cause),
+            Err(cause) => return Offered::Whole(Whole { prepared, lost, last: None }, cause),
         };
-        // Nothing but HTTP/1.1 carries an upgrade to servers that don't know extended CONNECT.
-        let h2 = state.protocol == Protocol::Http2 && !sending.prepared.is_upgrade();
-        let mut last = Cause::NoUpstream("no_endpoints");
+        let mut cause = Cause::NoUpstream("no_endpoints");
+        if let Some((why, tried)) = last.filter(|(_, tried)| Arc::ptr_eq(&tried.of, state)) {
+            candidates.retain(|upstream| upstream.address != tried.address);
+            cause = why;
+        }
         for upstream in candidates {
-            let tls = upstream.expected.map(|expected| Tls {
-                connector: self.live.connector.clone(),
-                trust: self.live.trust.clone(),
-                expected,
-            });
-            went.address.set(Some(upstream.address));
-            let pool = self.pools.pool(upstream.address, tls.as_ref());
-            match sending.prepared.send_over(&pool, h2).await {
-                Ok(mut response) => {
-                    let time = u64::try_from(sending.began.elapsed().as_millis()).unwrap_or(u64::MAX);
-                    response.headers_mut().insert(SERVICE_TIME, HeaderValue::from(time));
-                    if !self.aside.borrow().is_empty() {
-                        self.aside.borrow_mut().remove(&upstream.address);
-                    }
+            match self.send_to(*prepared, &upstream, state, went).await {
+                Ok(response) => {
+                    self.aside.borrow_mut().remove(&upstream.address);
                     return Offered::Answered(response);
                 }
-                Err(Failure::Taken(cause)) => return Offered::Over(at_the_edge(cause)),
-                Err(Failure::Lost(_, cause)) if sending.lost => return Offered::Over(at_the_edge(cause)),
-                Err(Failure::Lost(again, cause)) => {
-                    tracing::debug!(upstream = %upstream.address, %cause, "an upstream is gone");
-                    self.aside.borrow_mut().insert(upstream.address, Instant::now() + ASIDE);
-                    last = at_the_edge(cause);
-                    (sending.prepared, sending.lost) = (*again, true);
-                }
-                Err(Failure::Unreached(unsent, error)) => {
-                    tracing::debug!(upstream = %upstream.address, %error, "an upstream took no connection");
-                    self.aside.borrow_mut().insert(upstream.address, Instant::now() + ASIDE);
-                    last = at_the_edge(unreached(error));
-                    sending.prepared = *unsent;
-                }
+                Err(failure) => match self.after(failure, upstream.address, lost) {
+                    Ok(unsent) => (prepared, lost, cause) = unsent,
+                    Err(cause) => return Offered::Over(cause),
+                },
             }
         }
-        Offered::Whole(Box::new(sending), last)
+        Offered::Whole(Whole { prepared, lost, last: None }, cause)
     }
 
     /// Forgets upstreams that were put aside long ago, and idle connections. To be called each second or so.
@@ -168,9 +257,7 @@ impl Upstreams {
             Place::NoService => Err(Cause::NoUpstream("no_service")),
             Place::Addresses(all) if all.is_empty() => Err(Cause::NoUpstream("no_endpoints")),
             Place::Addresses(all) => {
-                let start = self.next.get();
-                self.next.set(start.wrapping_add(1));
-                let round = all.iter().cycle().skip(start % all.len()).take(all.len());
+                let round = all.iter().cycle().skip(self.turn() % all.len()).take(all.len());
                 let aside = self.aside.borrow();
                 if aside.is_empty() {
                     return Ok(round.take(TRIES).cloned().collect());
@@ -183,6 +270,13 @@ impl Upstreams {
                 Ok(vec![Upstream { address: SocketAddr::new(ip, *port), expected: None }])
             }
         }
+    }
+
+    /// Whose turn it is.
+    fn turn(&self) -> usize {
+        let turn = self.next.get();
+        self.next.set(turn.wrapping_add(1));
+        turn
     }
 
     /// The connections.
@@ -207,6 +301,16 @@ impl Upstreams {
         self.names.borrow_mut().insert(name.clone(), (now + NAME_TIME, first.ip()));
         Ok(first.ip())
     }
+}
+
+/// The response to a request that began to be sent at `began`.
+fn timed(mut response: Response, began: Instant) -> Response {
+    const FEW: [&str; 8] = ["0", "1", "2", "3", "4", "5", "6", "7"];
+    let millis = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let few = usize::try_from(millis).ok().and_then(|millis| FEW.get(millis));
+    let value = few.map_or_else(|| HeaderValue::from(millis), |few| HeaderValue::from_static(few));
+    response.headers_mut().insert(SERVICE_TIME, value);
+    response
 }
 
 fn at_lookup(error: std::io::Error) -> Cause {

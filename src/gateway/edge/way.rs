@@ -2,7 +2,7 @@
 //! set. A request that no upstream took can be put back to where it began, and take another way.
 use std::sync::Arc;
 
-use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::header::{Entry, HeaderMap, HeaderName, HeaderValue};
 
 use crate::gateway::backends::{Backend, Place};
 use crate::gateway::live::{Live, Routes};
@@ -131,8 +131,10 @@ impl Way {
 }
 
 fn set(headers: &mut HeaderMap, name: &HeaderName, value: &HeaderValue, replaced: &mut Vec<(HeaderName, HeaderValue)>) {
-    if headers.contains_key(name) {
-        replaced.extend(headers.get_all(name).iter().map(|before| (name.clone(), before.clone())));
+    match headers.entry(name) {
+        Entry::Vacant(place) => drop(place.insert(value.clone())),
+        Entry::Occupied(mut place) => {
+            replaced.extend(place.insert_mult(value.clone()).map(|before| (name.clone(), before)));
+        }
     }
-    headers.insert(name, value.clone());
 }
