@@ -382,6 +382,7 @@ impl Prepared {
 /// Small where there is a connection at hand, which is most of the time: what each layer above moves, it copies.
 pub struct Sending(On);
 
+#[allow(clippy::large_enum_variant, reason = "another box would be another allocation for each HTTP/2 request")]
 enum On {
     Http1(Exchange),
     Http2(Streamed),

@@ -55,6 +55,7 @@ enum Offered {
 }
 
 /// What the first attempt to send a request is.
+#[allow(clippy::large_enum_variant, reason = "nearly always it is the large one")]
 enum First {
     /// It is on its way.
     Sent(Sending, Tried),
