@@ -102,8 +102,8 @@ pub fn on_worker(shared: &Arc<Shared>, index: usize) -> impl Serve + use<> {
         let sweep = move |now| worker.sweep(now);
         guide::housekeeping(connections.clone(), shared.http.header_time, shared.client_idle, sweep)
     });
-    tokio::task::spawn_local(follow_orders(shared.order.clone(), connections.clone()));
-    tokio::task::spawn_local(follow_trust(shared.trust.changes(), pools));
+    tokio::task::spawn_local(guide::follow_orders(shared.order.clone(), connections.clone()));
+    tokio::task::spawn_local(pools::follow_trust(shared.trust.changes(), pools));
     tokio::task::spawn_local(guide::follow_trust(shared.trust.clone(), connections.clone()));
     let stack = stack::build(Parts {
         health: shared.health.clone(),
@@ -169,23 +169,5 @@ where
             server.serve(stream, info, tls).await;
             drop(held);
         });
-    }
-}
-
-async fn follow_orders(mut order: watch::Receiver<Option<Order>>, connections: Rc<Connections>) {
-    loop {
-        if let Some(order) = *order.borrow_and_update() {
-            connections.order(order);
-        }
-        if order.changed().await.is_err() {
-            return;
-        }
-    }
-}
-
-/// An authority that was removed takes the idle connections that it vouched for with it, at once.
-async fn follow_trust(mut changes: watch::Receiver<u64>, pools: Rc<Pools>) {
-    while changes.changed().await.is_ok() {
-        pools.distrust();
     }
 }

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use crate::knative::ingress::Visibility;
+use super::route::table::Side;
 use crate::knative::names;
 use crate::knative::secret::Secret;
 use crate::kube::Key;
@@ -22,24 +22,6 @@ pub struct Entry {
     pub host: String,
     /// The Secret.
     pub secret: Key,
-}
-
-/// The two sets of certificates.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Side {
-    /// For external rules.
-    External,
-    /// For cluster-local rules.
-    Internal,
-}
-
-impl From<Visibility> for Side {
-    fn from(visibility: Visibility) -> Self {
-        match visibility {
-            Visibility::ExternalIp => Self::External,
-            Visibility::ClusterLocal => Self::Internal,
-        }
-    }
 }
 
 /// Certificates in force, and what they follow from.

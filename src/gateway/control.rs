@@ -12,12 +12,12 @@ use tokio::task::AbortHandle;
 
 use super::authz::check::Authorizer;
 use super::backends::UNSETTLED;
-use super::certificates::Side;
 use super::config::{Config, Secrets};
 use super::events::{self, Events};
 use super::kourier::Kourier;
 use super::live::Live;
 use super::objects::{EndpointSlice, Ingress, LABEL_SERVICE, Service};
+use super::route::table::Side;
 use super::state::State;
 use super::status::Outcome;
 use super::status::probe::Replicas;
@@ -234,8 +234,9 @@ impl Control {
         self.watch_named_secrets();
         if let Some(routes) = self.state.take_changed() {
             // Certificates first: a host that can be reached over TLS has one by then.
-            self.live.external.publish(self.state.certificates.names(Side::External));
-            self.live.internal.publish(self.state.certificates.names(Side::Internal));
+            for side in [Side::External, Side::Internal] {
+                self.live.certificates(side).publish(self.state.certificates.names(side));
+            }
             self.live.routes.store(Arc::new(routes));
             self.live.work.compiled.store(self.state.compiled(), Ordering::Relaxed);
             self.live.work.certificates.store(self.state.certificates.read(), Ordering::Relaxed);

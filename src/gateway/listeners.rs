@@ -1,7 +1,15 @@
-//! The gateway's listeners: which rules each serves, and how.
+//! The gateway's listeners: which rules each serves and how, and opening them (control side).
+use std::io;
+use std::net::{IpAddr, TcpListener};
+use std::path::Path;
+
+use serde_json::json;
+use tokio::sync::watch;
+
 use super::config::Ports;
 use super::route::table::Side;
-use crate::worker::PortId;
+use crate::control::listener;
+use crate::worker::{Listener, PortId, Workers};
 
 /// What is special about a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,4 +81,60 @@ impl Kind {
         };
         *place = port;
     }
+}
+
+/// Opens every listener on each address, until `stop` turns true; the ports that they really have.
+///
+/// # Errors
+/// The first one that can't be opened.
+pub fn open(
+    addresses: &[Option<IpAddr>],
+    mut ports: Ports,
+    workers: &Workers,
+    stop: &watch::Receiver<bool>,
+) -> Result<Ports, String> {
+    for kind in ALL {
+        for address in addresses {
+            let wanted = kind.port(&ports);
+            let socket = listener::bind(*address, wanted)
+                .map_err(|error| refusal(&kind.variable(), *address, wanted, &error))?;
+            let port = port_of(&socket);
+            tracing::info!("Starting {} server:{port}", kind.name);
+            workers.listen(Listener { socket, port: kind.id, stop: stop.clone() });
+            // Where any port will do, all addresses have the same one.
+            kind.set_port(&mut ports, port);
+        }
+    }
+    Ok(ports)
+}
+
+/// The port of a socket.
+#[must_use]
+pub fn port_of(socket: &TcpListener) -> u16 {
+    socket.local_addr().map_or(0, |address| address.port())
+}
+
+/// What is wrong with a port that can't be opened.
+#[must_use]
+pub fn refusal(variable: &str, address: Option<IpAddr>, port: u16, error: &io::Error) -> String {
+    let address = address.map(|address| format!(" on {address}")).unwrap_or_default();
+    format!("{variable}={port}{address}: expected a port that can be opened: {error}")
+}
+
+/// Tells whoever started this process with free ports which they are: `ports.json` in a directory.
+///
+/// # Errors
+/// The file can't be written.
+pub fn tell(directory: &Path, ports: &Ports) -> io::Result<()> {
+    let text = json!({
+        "http": ports.http,
+        "https": ports.https,
+        "internal_http": ports.internal_http,
+        "internal_https": ports.internal_https,
+        "probe_http": ports.probe_http,
+        "probe_https": ports.probe_https,
+    });
+    let fresh = directory.join("ports.tmp");
+    std::fs::write(&fresh, text.to_string())?;
+    std::fs::rename(fresh, directory.join("ports.json"))
 }

@@ -7,7 +7,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use super::authz::check::Authorizer;
 use super::backends::Backend;
 use super::kourier::Kourier;
-use super::route::table::Table;
+use super::route::table::{Side, Table};
 use crate::telemetry::trace::Tracer;
 use crate::tls::client::Connector;
 use crate::tls::resolver::Resolver;
@@ -83,6 +83,15 @@ impl Live {
             encryption: AtomicBool::new(false),
             events_dropped: Arc::default(),
         })
+    }
+
+    /// The certificates of one side.
+    #[must_use]
+    pub fn certificates(&self, side: Side) -> &Arc<Resolver> {
+        match side {
+            Side::External => &self.external,
+            Side::Internal => &self.internal,
+        }
     }
 
     /// Whether this replica shall be sent requests: it has been told everything once and is not leaving.

@@ -9,7 +9,9 @@ pub mod authz;
 pub mod backends;
 pub mod certificates;
 pub mod config;
+pub mod config_maps;
 pub mod control;
+pub mod drain;
 pub mod dump;
 pub mod edge;
 pub mod encryption;
@@ -24,6 +26,7 @@ pub mod run;
 pub mod serve;
 pub mod state;
 pub mod status;
+pub mod tls_settings;
 pub mod traces;
 
 pub use run::run;

@@ -19,6 +19,7 @@ use super::edge::observe::{self, Counts, Went};
 use super::edge::way::Way;
 use super::listeners;
 use super::live::Live;
+use super::tls_settings::TlsSettings;
 use crate::http::call::Connection;
 use crate::http::cause::Cause;
 use crate::http::guide::{self, Connections, Order};
@@ -52,8 +53,8 @@ pub struct Shared {
     pub drain: Arc<Drain>,
     /// What connections are told.
     pub order: watch::Receiver<Option<Order>>,
-    /// TLS settings of the external and of the internal ports.
-    pub tls: watch::Receiver<(Arc<rustls::ServerConfig>, Arc<rustls::ServerConfig>)>,
+    /// TLS settings of the ports.
+    pub tls: watch::Receiver<TlsSettings>,
 }
 
 /// Builds the server of worker `index`, on its thread.
@@ -74,8 +75,8 @@ pub fn on_worker(shared: &Arc<Shared>, index: usize) -> impl Serve + use<> {
         let worker = worker.clone();
         guide::housekeeping(connections.clone(), shared.http.header_time, None, move |now| worker.upstreams.sweep(now))
     });
-    tokio::task::spawn_local(follow_orders(shared.order.clone(), connections.clone()));
-    tokio::task::spawn_local(follow_trust(shared.live.trust.changes(), pools));
+    tokio::task::spawn_local(guide::follow_orders(shared.order.clone(), connections.clone()));
+    tokio::task::spawn_local(pools::follow_trust(shared.live.trust.changes(), pools));
     let service = tower::service_fn(move |request| worker.clone().handle(request));
     let stack = InFlight { inner: service, drain: shared.drain.clone(), shard: shared.drain.shard(index) };
     OnWorker { server: Rc::new(Server::new(stack, shared.http, connections, Rc::new(Heard))), shared: shared.clone() }
@@ -217,13 +218,7 @@ where
 {
     fn serve(&self, mut stream: TcpStream, peer: SocketAddr, port: PortId, held: Held) {
         let listener = listeners::of(port);
-        let tls = listener.tls.then(|| {
-            let both = self.shared.tls.borrow();
-            match listener.side {
-                super::route::table::Side::External => both.0.clone(),
-                super::route::table::Side::Internal => both.1.clone(),
-            }
-        });
+        let tls = listener.tls.then(|| self.shared.tls.borrow().of(listener.side));
         let settings = self.shared.live.settings.load();
         let proxied = listener.proxied && settings.expects_proxy(listener.tls);
         if proxied && !settings.accepts_proxy(peer.ip()) {
@@ -264,23 +259,5 @@ async fn proxy_header(stream: &mut TcpStream) -> Option<Option<SocketAddr>> {
                 tokio::time::sleep(Duration::from_millis(pause)).await;
             }
         }
-    }
-}
-
-async fn follow_orders(mut order: watch::Receiver<Option<Order>>, connections: Rc<Connections>) {
-    loop {
-        if let Some(order) = *order.borrow_and_update() {
-            connections.order(order);
-        }
-        if order.changed().await.is_err() {
-            return;
-        }
-    }
-}
-
-/// Closes connections that an authority verified which is no longer trusted.
-async fn follow_trust(mut changes: watch::Receiver<u64>, pools: Rc<Pools>) {
-    while changes.changed().await.is_ok() {
-        pools.distrust();
     }
 }

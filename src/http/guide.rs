@@ -10,6 +10,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use slab::Slab;
+use tokio::sync::watch;
 
 use super::call::{Call, Connection};
 use super::limits;
@@ -275,6 +276,18 @@ pub async fn housekeeping(
         if now.saturating_duration_since(last) >= limits::SWEEP {
             upstreams(now);
             last = now;
+        }
+    }
+}
+
+/// Passes on the orders of a role's drain, for as long as there is one to give any.
+pub async fn follow_orders(mut orders: watch::Receiver<Option<Order>>, connections: Rc<Connections>) {
+    loop {
+        if let Some(order) = *orders.borrow_and_update() {
+            connections.order(order);
+        }
+        if orders.changed().await.is_err() {
+            return;
         }
     }
 }

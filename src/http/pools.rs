@@ -9,6 +9,8 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use tokio::sync::watch;
+
 use super::dial::{Patience, Target, Tls};
 use super::upstream::{Limits, Pool, Speaks};
 use crate::tls::verifier::ExpectedSan;
@@ -87,10 +89,13 @@ impl Pools {
             by.shrink_to_fit();
         }
     }
+}
 
-    /// Closes what was verified by an authority that is no longer trusted; see [`Pool::distrust`].
-    pub fn distrust(&self) {
-        for pool in self.by.borrow().values() {
+/// Closes what was verified by an authority that is no longer trusted, whenever what is trusted has changed
+/// ([`crate::tls::trust::Store::changes`]); see [`Pool::distrust`].
+pub async fn follow_trust(mut changes: watch::Receiver<u64>, pools: Rc<Pools>) {
+    while changes.changed().await.is_ok() {
+        for pool in pools.by.borrow().values() {
             pool.distrust();
         }
     }

@@ -91,7 +91,7 @@ pub fn on_worker(shared: &Arc<Shared>, index: usize) -> impl Serve + use<> {
         let sweep = move |now| pool.sweep(now);
         guide::housekeeping(connections.clone(), shared.http.header_time, shared.client_idle, sweep)
     });
-    tokio::task::spawn_local(follow(shared.order.clone(), connections.clone()));
+    tokio::task::spawn_local(guide::follow_orders(shared.order.clone(), connections.clone()));
     if let Some(trust) = &shared.callers {
         tokio::task::spawn_local(guide::follow_trust(trust.clone(), connections.clone()));
     }
@@ -131,16 +131,5 @@ where
             server.serve(stream, info, tls).await;
             drop(held);
         });
-    }
-}
-
-async fn follow(mut order: watch::Receiver<Option<Order>>, connections: Rc<Connections>) {
-    loop {
-        if let Some(order) = *order.borrow_and_update() {
-            connections.order(order);
-        }
-        if order.changed().await.is_err() {
-            return;
-        }
     }
 }

@@ -128,11 +128,7 @@ fn check_tls(
     host: &str,
     route: &Route<Arc<Backend>>,
 ) -> Result<(), Cause> {
-    let resolver = match listener.side {
-        Side::External => &live.external,
-        Side::Internal => &live.internal,
-    };
-    let names = resolver.names();
+    let names = live.certificates(listener.side).names();
     let local = listener.side == Side::Internal && route.visibility == Visibility::ExternalIp;
     let served = route.has_tls || names.find(None).is_some();
     if !served || (local && names.find(None).is_none()) {
@@ -161,7 +157,7 @@ fn redirects(live: &Live, route: &Route<Arc<Backend>>, host: &str) -> bool {
         && route.visibility == Visibility::ExternalIp
         && !live.never_redirect
         && !route.is_acme()
-        && live.external.serves(Some(&hosts::normal(host)))
+        && live.external.names().find(Some(&hosts::normal(host))).is_some()
 }
 
 /// As Envoy writes it: the host as it came, less `:80`.

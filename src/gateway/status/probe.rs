@@ -12,8 +12,10 @@ use std::time::Duration;
 use http::{HeaderValue, Request, StatusCode, header};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use rustls::ClientConfig;
+use rustls::client::danger::{ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::WebPkiSupportedAlgorithms;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 
@@ -21,7 +23,7 @@ use crate::gateway::config::Ports;
 use crate::gateway::state::{Target, ToProbe};
 use crate::knative::names;
 use crate::tls::policy::Policy;
-use crate::tls::provider;
+use crate::tls::{provider, signatures};
 
 /// Longest time for one question.
 const TIME: Duration = Duration::from_secs(1);
@@ -153,20 +155,22 @@ where
 fn unverified() -> Option<Arc<ClientConfig>> {
     let policy = Policy::parse("", Some("1.2"), None, None, None).ok()?;
     let provider = provider::provider(&policy);
-    let algorithms = provider.signature_verification_algorithms.supported_schemes();
+    let algorithms = provider.signature_verification_algorithms;
     let config = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&provider::versions(&policy))
         .ok()?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Anybody(algorithms)))
+        .with_custom_certificate_verifier(Arc::new(Anybody { algorithms }))
         .with_no_client_auth();
     Some(Arc::new(config))
 }
 
 #[derive(Debug)]
-struct Anybody(Vec<SignatureScheme>);
+struct Anybody {
+    algorithms: WebPkiSupportedAlgorithms,
+}
 
-impl rustls::client::danger::ServerCertVerifier for Anybody {
+impl ServerCertVerifier for Anybody {
     fn verify_server_cert(
         &self,
         _: &CertificateDer<'_>,
@@ -174,29 +178,9 @@ impl rustls::client::danger::ServerCertVerifier for Anybody {
         _: &ServerName<'_>,
         _: &[u8],
         _: UnixTime,
-    ) -> Result<rustls::client::danger::ServerCertVerified, rustls::Error> {
-        Ok(rustls::client::danger::ServerCertVerified::assertion())
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
-        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
-        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.clone()
-    }
+    signatures::unchecked!(self => self.algorithms);
 }
