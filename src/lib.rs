@@ -8,6 +8,7 @@
 pub mod config;
 pub mod lifecycle;
 pub mod memory;
+pub mod shards;
 pub mod telemetry;
 
 pub mod net;

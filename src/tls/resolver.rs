@@ -6,36 +6,22 @@
 //!
 //! Order: the exact name, the wildcard that covers it (one label, RFC 9525 section 6.3), the default, none. Names are
 //! compared as ASCII without regard to case (RFC 6066 section 3); rustls hands them over in lower case.
-use std::collections::HashMap;
 use std::fmt;
-use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
+use crate::shards::Shards;
 use crate::tls::identity::Identity;
 
-/// Names are spread over this many maps, so that a change among 30,000 copies about 30.
-const SHARDS: usize = 1024;
-
-type Shard = HashMap<Box<str>, Arc<Identity>>;
-
 /// Which certificate a name gets: immutable, shares with its predecessor what did not change.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct Names {
-    shards: Box<[Arc<Shard>]>,
-    hasher: RandomState,
+    /// A wildcard is kept under what follows the `*`, as no name begins with a dot.
+    by: Shards<Arc<Identity>>,
     default: Option<Arc<Identity>>,
-}
-
-impl Default for Names {
-    fn default() -> Self {
-        // One empty shard stands in for all.
-        let shards = std::iter::repeat_n(Arc::new(Shard::new()), SHARDS).collect();
-        Self { shards, hasher: RandomState::new(), default: None }
-    }
 }
 
 impl Names {
@@ -43,16 +29,7 @@ impl Names {
     /// number of names.
     pub fn set(&mut self, name: &str, identity: Option<Arc<Identity>>) {
         let name = name.trim_end_matches('.').to_ascii_lowercase();
-        // A wildcard is kept under what follows the `*`, as no name begins with a dot.
-        let key = name.strip_prefix('*').unwrap_or(&name);
-        let at = self.shard(key);
-        let Some(shard) = self.shards.get_mut(at) else { return };
-        let mut changed = Shard::clone(shard);
-        match identity {
-            Some(identity) => changed.insert(key.into(), identity),
-            None => changed.remove(key),
-        };
-        *shard = Arc::new(changed);
+        self.by.set(name.strip_prefix('*').unwrap_or(&name), identity);
     }
 
     /// Sets the certificate for all other names, and for callers that send none.
@@ -64,9 +41,9 @@ impl Names {
     #[must_use]
     pub fn find(&self, name: Option<&str>) -> Option<&Arc<Identity>> {
         let own = name.filter(|name| !name.starts_with('.')).and_then(|name| {
-            self.entry(name).or_else(|| {
+            self.by.get(name).or_else(|| {
                 let dot = name.find('.').filter(|at| *at > 0)?;
-                self.entry(name.get(dot..)?)
+                self.by.get(name.get(dot..)?)
             })
         });
         own.or(self.default.as_ref())
@@ -75,33 +52,25 @@ impl Names {
     /// Every name with its certificate, wildcards as `*.example.com`, in no order; the default is not among them.
     pub fn all(&self) -> impl Iterator<Item = (String, &Arc<Identity>)> {
         let written = |key: &str| if key.starts_with('.') { format!("*{key}") } else { key.to_owned() };
-        self.shards.iter().flat_map(|shard| shard.iter()).map(move |(key, identity)| (written(key), identity))
+        self.by.iter().map(move |(key, identity)| (written(key), identity))
     }
 
     /// How many names there are, the default not among them.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.shards.iter().map(|shard| shard.len()).sum()
+        self.by.len()
     }
 
     /// Whether no name has a certificate; there may be a default.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.by.is_empty()
     }
 
     /// Whether nobody can be served.
     #[must_use]
     pub fn serves_nobody(&self) -> bool {
         self.default.is_none() && self.is_empty()
-    }
-
-    fn entry(&self, key: &str) -> Option<&Arc<Identity>> {
-        self.shards.get(self.shard(key))?.get(key)
-    }
-
-    fn shard(&self, key: &str) -> usize {
-        usize::try_from(self.hasher.hash_one(key) % SHARDS as u64).unwrap_or(0)
     }
 }
 
@@ -127,12 +96,6 @@ impl Resolver {
     #[must_use]
     pub fn names(&self) -> Arc<Names> {
         self.names.load_full()
-    }
-
-    /// Whether a caller who asks for this name can be served.
-    #[must_use]
-    pub fn serves(&self, name: Option<&str>) -> bool {
-        self.names.load().find(name).is_some()
     }
 }
 
@@ -192,8 +155,8 @@ mod tests {
 
         names.set("a", None);
 
-        assert!(resolver.serves(Some("a")));
+        assert!(resolver.names().find(Some("a")).is_some());
         resolver.publish(names);
-        assert!(!resolver.serves(Some("a")) && resolver.names().serves_nobody());
+        assert!(resolver.names().find(Some("a")).is_none() && resolver.names().serves_nobody());
     }
 }
