@@ -205,7 +205,7 @@ impl Told {
             remote: connection.peer,
             local: None,
             server_name: connection.server_name.get().map(|name| &**name),
-            tls_version: None,
+            tls_version: connection.negotiated.get().and_then(|facts| tls_version(facts.version)),
         };
         let mut text = String::with_capacity(256);
         template.render(&entry, &mut text);
@@ -218,6 +218,15 @@ fn protocol(version: Version) -> &'static str {
         Version::HTTP_2 => "HTTP/2",
         Version::HTTP_10 => "HTTP/1.0",
         _ => "HTTP/1.1",
+    }
+}
+
+/// A version as it is on the wire, as Envoy writes it.
+fn tls_version(version: u16) -> Option<&'static str> {
+    match version {
+        0x303 => Some("TLSv1.2"),
+        0x304 => Some("TLSv1.3"),
+        _ => None,
     }
 }
 
