@@ -7,6 +7,7 @@
 //! | `/stats/prometheus`, `/metrics` | metrics |
 //! | `/config`, `/config?host=HOST` | to loopback: what is in force, as JSON ([`super::dump`]) |
 use std::borrow::Cow;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -39,22 +40,22 @@ pub fn handler(live: Arc<Live>, counts: Arc<Counts>, drain: Arc<Drain>, objects:
                 response.headers_mut().insert(header::CONTENT_TYPE, kind);
                 response
             }
-            // It names every host and Service: for whoever may enter the pod (`kubectl port-forward`).
-            "/config" if !peer.ip().to_canonical().is_loopback() => {
-                text(StatusCode::FORBIDDEN, "only from loopback: kubectl port-forward\n")
-            }
-            "/config" => {
-                let host = request.uri().query().and_then(|query| query.strip_prefix("host="));
-                let config = dump::config(&live, host);
-                let mut response = text(StatusCode::OK, serde_json::to_vec_pretty(&config).unwrap_or_default());
-                let kind = HeaderValue::from_static("application/json");
-                response.headers_mut().insert(header::CONTENT_TYPE, kind);
-                response
-            }
+            "/config" => config(&live, peer.ip(), request.uri().query()),
             _ => text(StatusCode::NOT_FOUND, "404 page not found\n"),
         };
         Box::pin(std::future::ready(response))
     })
+}
+
+/// It names every host and Service: for whoever may enter the pod (`kubectl port-forward`).
+fn config(live: &Live, peer: IpAddr, query: Option<&str>) -> Response {
+    if !peer.to_canonical().is_loopback() {
+        return text(StatusCode::FORBIDDEN, "only from loopback: kubectl port-forward\n");
+    }
+    let config = dump::config(live, query.and_then(|query| query.strip_prefix("host=")));
+    let mut response = text(StatusCode::OK, serde_json::to_vec_pretty(&config).unwrap_or_default());
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
 }
 
 fn text(status: StatusCode, text: impl Into<Bytes>) -> Response {
@@ -96,6 +97,12 @@ fn families(live: &Live, counts: &Counts, drain: &Drain) -> Vec<Family> {
             number((live.external.names().len() + live.internal.names().len()) as f64),
         ),
         family(
+            "lockkeeper_gateway_certificates_unusable",
+            "Secrets that are named and missing or broken; the last good pair of each serves, if there was one.",
+            Kind::Gauge,
+            number(live.unusable_certificates.load(Ordering::Relaxed) as f64),
+        ),
+        family(
             "lockkeeper_gateway_compilations_total",
             "Ingresses whose routes were compiled: one for each that changed.",
             Kind::Counter,
@@ -132,4 +139,29 @@ fn families(live: &Live, counts: &Counts, drain: &Drain) -> Vec<Family> {
             number(live.events_dropped.load(Ordering::Relaxed) as f64),
         ),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::tls::client::Connector;
+    use crate::tls::policy::Policy;
+    use crate::tls::trust;
+
+    #[test]
+    fn given_callers_when_they_ask_for_the_config_then_those_on_loopback_alone_are_told() {
+        let trust = trust::Store::new();
+        let connector = Arc::new(Connector::new(&Policy::default(), trust.clone()));
+        let live = Live::new(connector, trust, String::new(), false);
+        for (peer, status) in [
+            ("127.0.0.1", StatusCode::OK),
+            ("::1", StatusCode::OK),
+            ("::ffff:127.0.0.1", StatusCode::OK),
+            ("10.0.0.1", StatusCode::FORBIDDEN),
+            ("::ffff:10.0.0.1", StatusCode::FORBIDDEN),
+        ] {
+            assert_eq!(config(&live, peer.parse().unwrap(), None).status(), status, "{peer}");
+        }
+    }
 }

@@ -35,6 +35,8 @@ pub struct Certificates {
     internal: Names,
     /// Secrets that are named, or are there, other than before.
     unsettled: BTreeSet<Key>,
+    /// Secrets that are named and can't be used as they are.
+    unusable: BTreeSet<Key>,
     read: u64,
 }
 
@@ -86,12 +88,13 @@ impl Certificates {
         for entry in entries.iter().filter(|entry| entry.secret == *key) {
             self.apply(entry, true);
         }
-        if self.defaults.values().any(|default| default == key) {
+        if self.is_default(key) {
             self.apply_defaults();
         }
-        if secret.is_none() && users.is_empty() && !self.defaults.values().any(|default| default == key) {
+        if secret.is_none() && !self.is_named(key) {
             self.secrets.remove(key);
         }
+        self.judge(key);
         users
     }
 
@@ -121,6 +124,7 @@ impl Certificates {
         for entry in &entries {
             self.users.entry(entry.secret.clone()).or_default().insert(object.clone());
             self.unsettled.insert(entry.secret.clone());
+            self.judge(&entry.secret);
             if !keeps(entry) {
                 self.apply(entry, true);
             }
@@ -130,21 +134,33 @@ impl Certificates {
         }
         let gone: BTreeSet<Key> = before.into_iter().map(|entry| entry.secret).collect();
         self.unsettled.extend(gone.iter().cloned());
-        for key in gone.iter().filter(|key| !self.users.contains_key(*key)) {
-            if self.secrets.get(key).is_some_and(|known| !known.present) {
+        for key in &gone {
+            if !self.users.contains_key(key) && self.secrets.get(key).is_some_and(|known| !known.present) {
                 self.secrets.remove(key);
             }
+            self.judge(key);
         }
+    }
+
+    /// Takes the certificates of those hosts of an object away that are not among `entries`. When hosts change hands, to be
+    /// called for each object before any of them gets its new ones ([`Self::object`]).
+    pub fn keep(&mut self, object: &Key, entries: &BTreeSet<Entry>) {
+        let Some(before) = self.entries.get(object) else { return };
+        let hosts: BTreeSet<(Side, &str)> = entries.iter().map(|entry| (entry.side, &*entry.host)).collect();
+        let kept = before.iter().filter(|entry| hosts.contains(&(entry.side, &*entry.host))).cloned().collect();
+        self.object(object, kept);
     }
 
     /// The Secret for hosts of a side without one of their own.
     pub fn set_default(&mut self, side: Side, secret: Option<Key>) {
-        self.unsettled.extend(secret.clone());
-        let before = match secret {
+        let before = match secret.clone() {
             Some(key) => self.defaults.insert(side, key),
             None => self.defaults.remove(&side),
         };
-        self.unsettled.extend(before);
+        for key in secret.into_iter().chain(before) {
+            self.judge(&key);
+            self.unsettled.insert(key);
+        }
         self.apply_defaults();
     }
 
@@ -164,7 +180,13 @@ impl Certificates {
     /// Whether an object or a default names the Secret.
     #[must_use]
     pub fn is_named(&self, secret: &Key) -> bool {
-        self.users.contains_key(secret) || self.defaults.values().any(|default| default == secret)
+        self.users.contains_key(secret) || self.is_default(secret)
+    }
+
+    /// How many Secrets are named and can't be used as they are: they don't exist, or hold no sound pair.
+    #[must_use]
+    pub fn unusable(&self) -> usize {
+        self.unusable.len()
     }
 
     /// Secrets that may be named, or be there, other than when this was asked last.
@@ -187,16 +209,39 @@ impl Certificates {
     /// The names in force, to be published.
     #[must_use]
     pub fn names(&self, side: Side) -> Names {
-        match side {
-            Side::External => self.external.clone(),
-            Side::Internal => self.internal.clone(),
-        }
+        self.of(side).clone()
     }
 
     /// The certificates in force with the hosts that they serve, for the admin port.
     pub fn list(&self) -> impl Iterator<Item = (&Entry, Option<&Arc<Identity>>)> {
         let good = |entry: &Entry| self.secrets.get(&entry.secret).and_then(|known| known.good.as_ref());
         self.entries.values().flatten().map(move |entry| (entry, good(entry)))
+    }
+
+    /// Whether a host of an object can be reached over TLS; `has_tls` says whether the object has a certificate on that side.
+    #[must_use]
+    pub fn reaches(&self, side: Side, host: &str, has_tls: bool) -> bool {
+        reaches(self.of(side), host, has_tls)
+    }
+
+    fn of(&self, side: Side) -> &Names {
+        match side {
+            Side::External => &self.external,
+            Side::Internal => &self.internal,
+        }
+    }
+
+    fn is_default(&self, secret: &Key) -> bool {
+        self.defaults.values().any(|default| default == secret)
+    }
+
+    fn judge(&mut self, secret: &Key) {
+        let sound = self.secrets.get(secret).is_some_and(|known| known.wrong.is_none());
+        if sound || !self.is_named(secret) {
+            self.unusable.remove(secret);
+        } else {
+            self.unusable.insert(secret.clone());
+        }
     }
 
     fn apply(&mut self, entry: &Entry, on: bool) {
@@ -217,6 +262,13 @@ impl Certificates {
         self.external.set_default(external);
         self.internal.set_default(internal);
     }
+}
+
+/// Whether requests to a host are served over TLS: there is a certificate to shake hands with, and either the object that
+/// has the host has one (`has_tls`), or there is a default.
+#[must_use]
+pub fn reaches(names: &Names, host: &str, has_tls: bool) -> bool {
+    (has_tls || names.find(None).is_some()) && names.find(Some(host)).is_some()
 }
 
 #[cfg(test)]
@@ -245,10 +297,11 @@ mod tests {
         let (mut certificates, key, object) = (Certificates::default(), Key::new("ns", "s"), Key::new("ns", "app"));
         certificates.object(&object, BTreeSet::from([entry("a", &key)]));
         assert_eq!(certificates.wrong(&object).unwrap(), "Secret ns/s does not exist");
-        assert_eq!(shown(&certificates, "a"), None);
+        assert_eq!((shown(&certificates, "a"), certificates.unusable()), (None, 1));
 
         assert_eq!(certificates.secret(&key, Some(&secret("first"))), BTreeSet::from([object.clone()]));
         assert_eq!((shown(&certificates, "a").as_deref(), certificates.wrong(&object)), (Some("first"), None));
+        assert_eq!(certificates.unusable(), 0);
         certificates.secret(&key, Some(&secret("second")));
         assert_eq!(shown(&certificates, "a").as_deref(), Some("second"));
         assert_eq!(certificates.take_unsettled(), BTreeSet::from([key.clone()]));
@@ -259,12 +312,14 @@ mod tests {
         certificates.secret(&key, Some(&Arc::new(Secret { data: BTreeMap::new() })));
         assert_eq!(shown(&certificates, "a").as_deref(), Some("second"));
         assert!(certificates.wrong(&object).unwrap().starts_with("Secret ns/s: "));
+        assert_eq!(certificates.unusable(), 1);
         certificates.secret(&key, None);
         assert_eq!(shown(&certificates, "a").as_deref(), Some("second"));
 
         certificates.object(&object, BTreeSet::new());
         assert_eq!(shown(&certificates, "a"), None);
         assert!(certificates.secrets.is_empty() && certificates.users.is_empty());
+        assert_eq!(certificates.unusable(), 0, "nobody asks for it any more");
     }
 
     #[test]
@@ -289,7 +344,7 @@ mod tests {
     fn given_a_default_when_a_host_has_none_of_its_own_then_it_is_shown_and_follows_its_secret() {
         let (mut certificates, key) = (Certificates::default(), Key::new("ns", "default"));
         certificates.set_default(Side::External, Some(key.clone()));
-        assert_eq!(shown(&certificates, "a"), None);
+        assert_eq!((shown(&certificates, "a"), certificates.unusable()), (None, 1));
 
         certificates.secret(&key, Some(&secret("one")));
         assert_eq!(shown(&certificates, "a").as_deref(), Some("one"));
@@ -298,6 +353,6 @@ mod tests {
         assert!(certificates.is_named(&key));
 
         certificates.set_default(Side::External, None);
-        assert_eq!(shown(&certificates, "a"), None);
+        assert_eq!((shown(&certificates, "a"), certificates.unusable()), (None, 0));
     }
 }

@@ -3,6 +3,7 @@
 //! Control side, one task. A burst of changes is applied whole before anything is published; what is published, the
 //! routing table and both sets of certificates, is in force on every worker at once.
 use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -60,6 +61,8 @@ pub struct Control {
     kourier: watch::Receiver<Arc<Kourier>>,
     leads: watch::Receiver<bool>,
     tell: Events,
+    /// `listen-ip-addresses` as it was at the start.
+    listens_on: Vec<IpAddr>,
     /// What was told of objects that are not served as they are.
     told: HashMap<Key, (&'static str, String)>,
 }
@@ -92,6 +95,7 @@ impl Control {
         }
         let state = State::new(&config.class, &config.system_namespace, &config.shared_secrets);
         let internal_service = Key::new(&config.gateway_namespace, &config.internal_service);
+        let listens_on = kourier.borrow().listen_addresses.clone();
         Self {
             config,
             source,
@@ -106,6 +110,7 @@ impl Control {
             kourier,
             leads,
             tell,
+            listens_on,
             told: HashMap::new(),
         }
     }
@@ -232,6 +237,7 @@ impl Control {
     fn settle(&mut self) {
         self.state.release(Instant::now());
         self.watch_named_secrets();
+        self.live.unusable_certificates.store(self.state.certificates.unusable(), Ordering::Relaxed);
         if let Some(routes) = self.state.take_changed() {
             // Certificates first: a host that can be reached over TLS has one by then.
             for side in [Side::External, Side::Internal] {
@@ -289,6 +295,9 @@ impl Control {
         }
         for key in &kourier.ignored {
             tracing::warn!("config-kourier: {key} does nothing here");
+        }
+        if self.config.listen_address.is_none() && kourier.listen_addresses != self.listens_on {
+            tracing::warn!("config-kourier: listen-ip-addresses acts at the next start");
         }
         let wanted = self.config.authorizer.clone().or_else(|| kourier.authorizer.clone());
         if self.live.authorizer.load().as_ref().map(|authorizer| &authorizer.settings) != wanted.as_ref() {

@@ -75,8 +75,9 @@ impl Default for Kourier {
     }
 }
 
-/// Keys that Kourier knows and that do nothing here.
-const IGNORED: &[&str] = &["enable-cryptomb"];
+/// Keys of Kourier's documentation that do nothing here; the second one does nothing there either (`extauthz-pack-as-bytes`
+/// is meant).
+const IGNORED: &[&str] = &["enable-cryptomb", "extauthz-pack-as-byte"];
 
 impl Kourier {
     /// Whether connections to the external port, the TLS one or the plain one, begin with the PROXY protocol.
@@ -223,6 +224,7 @@ mod tests {
             ("cipher-suites", "ECDHE-ECDSA-AES128-GCM-SHA256, ECDHE-RSA-AES128-GCM-SHA256"),
             ("listen-ip-addresses", "0.0.0.0, ::"),
             ("enable-cryptomb", "true"),
+            ("extauthz-pack-as-byte", "true"),
             ("trusted-proxies", "10.0.0.0/8, ::1"),
         ])
         .unwrap();
@@ -233,7 +235,7 @@ mod tests {
         assert_eq!((kourier.cipher_suites.len(), kourier.listen_addresses.len()), (2, 2));
         assert_eq!(kourier.trusted_proxies.map(|proxies| proxies.len()), Some(2));
         assert_eq!(parse(&[("trusted-proxies", "none")]).unwrap().trusted_proxies, Some(Vec::new()));
-        assert_eq!(kourier.ignored, ["enable-cryptomb"]);
+        assert_eq!(kourier.ignored, ["enable-cryptomb", "extauthz-pack-as-byte"]);
     }
 
     #[test]

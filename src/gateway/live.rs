@@ -1,6 +1,6 @@
 //! What workers read: published whole by the control side, read with atomic loads in the path of a request.
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 
@@ -44,6 +44,8 @@ pub struct Live {
     leads: AtomicBool,
     /// Whether `system-internal-tls` is on.
     pub encryption: AtomicBool,
+    /// Secrets that are named and can't be used.
+    pub unusable_certificates: AtomicUsize,
     /// Events that were not written since there were too many.
     pub events_dropped: Arc<AtomicU64>,
 }
@@ -81,6 +83,7 @@ impl Live {
             ready: AtomicBool::new(false),
             leads: AtomicBool::new(false),
             encryption: AtomicBool::new(false),
+            unusable_certificates: AtomicUsize::new(0),
             events_dropped: Arc::default(),
         })
     }

@@ -3,13 +3,13 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use serde::Deserialize;
+use serde_json::value::RawValue;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::gateway::route::compile;
 use crate::gateway::status::Status;
 use crate::knative::ingress::{CLASS_ANNOTATION, FINALIZER, PortRef, Spec};
-use crate::kube::object::null_is_empty;
+use crate::kube::object::{self, null_is_empty};
 use crate::kube::{Kind, Meta, Object};
 
 /// Knative's Ingress, of any class.
@@ -33,33 +33,18 @@ pub struct Ingress {
     pub annotations: BTreeMap<String, String>,
     /// Labels.
     pub labels: BTreeMap<String, String>,
-    /// What is wanted.
-    pub spec: Spec,
+    /// What is wanted, or what is wrong with the field that can't be read.
+    pub spec: Result<Spec, String>,
     /// What was written last.
     pub status: Status,
-}
-
-impl Ingress {
-    /// What its routes are compiled from.
-    #[must_use]
-    pub fn to_compile(&self, namespace: &str, name: &str) -> compile::Object {
-        compile::Object {
-            namespace: namespace.to_owned(),
-            name: name.to_owned(),
-            created: self.created,
-            annotations: self.annotations.clone(),
-            labels: self.labels.clone(),
-            spec: self.spec.clone(),
-        }
-    }
 }
 
 /// What is read of an Ingress.
 #[derive(Deserialize)]
 pub struct IngressWire {
     metadata: IngressMeta,
-    #[serde(default, deserialize_with = "null_is_empty")]
-    spec: Spec,
+    #[serde(default)]
+    spec: Option<Box<RawValue>>,
     #[serde(default, deserialize_with = "null_is_empty")]
     status: Status,
 }
@@ -107,7 +92,7 @@ impl Object for Ingress {
             finalizers,
             annotations: meta.annotations,
             labels: meta.labels,
-            spec: wire.spec,
+            spec: wire.spec.map_or(Ok(Spec::default()), |spec| object::field("spec", &spec)),
             status: wire.status,
         }))
     }

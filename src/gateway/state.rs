@@ -12,6 +12,7 @@ use super::certificates::{Certificates, Entry};
 use super::objects::{EndpointSlice, Ingress, Service};
 use super::route::compile::{self, Compiled, HostRoutes};
 use super::route::owners::Owners;
+use super::status::target::{self, ToProbe};
 use super::status::{Outcome, RECONCILE_FAILED, SECRET_NOT_PERMITTED};
 use crate::knative::ingress::{Spec, Tls, Visibility, hosts};
 use crate::knative::secret::Secret;
@@ -59,28 +60,6 @@ struct Held {
     awaited: Vec<Weak<Backend>>,
     /// When they wait no longer.
     until: Instant,
-}
-
-/// What has to be checked from outside before an object is ready.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ToProbe {
-    /// The hash that each replica has to answer.
-    pub hash: String,
-    /// Each host, on which side, over which scheme, and a path that the object has.
-    pub targets: Vec<Target>,
-}
-
-/// One host to ask for.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Target {
-    /// The host.
-    pub host: String,
-    /// Whether it is reached from outside.
-    pub external: bool,
-    /// Whether it is asked over TLS.
-    pub tls: bool,
-    /// A path that leads somewhere.
-    pub path: String,
 }
 
 impl State {
@@ -221,25 +200,8 @@ impl State {
     #[must_use]
     pub fn to_probe(&self, key: &Key) -> Option<ToProbe> {
         let known = self.objects.get(key)?;
-        let spec = known.spec.as_ref()?;
-        let mut targets = BTreeSet::new();
-        for rule in &spec.rules {
-            let visibility = rule.visibility();
-            let tls = !spec.tls_for(visibility).is_empty();
-            // The longest prefix may be an ACME path, which leads to a solver.
-            let paths = rule.paths().iter().map(|path| path.prefix()).filter(|path| !path.contains("acme-challenge"));
-            let path = match paths.min_by_key(|path| path.len()) {
-                None => continue,
-                // A path that every rule without paths of its own has.
-                Some("/") => "/healthz".to_owned(),
-                Some(path) => path.to_owned(),
-            };
-            for host in rule.hosts.iter().filter(|host| !host.contains('*')) {
-                let external = visibility == Visibility::ExternalIp;
-                targets.insert(Target { host: host.clone(), external, tls, path: path.clone() });
-            }
-        }
-        Some(ToProbe { hash: known.hash.clone(), targets: targets.into_iter().collect() })
+        let targets = target::of(known.spec.as_ref()?, &self.certificates);
+        Some(ToProbe { hash: known.hash.clone(), targets })
     }
 
     fn take(&mut self, key: &Key, ingress: &Arc<Ingress>, at: Instant) {
@@ -254,34 +216,43 @@ impl State {
             invalid: None,
         });
         known.ingress = ingress.clone();
-        let mut spec = ingress.spec.clone();
-        spec.default_fields();
+        let spec = match &ingress.spec {
+            Ok(spec) => {
+                let mut spec = spec.clone();
+                spec.default_fields();
+                spec
+            }
+            Err(why) => return self.refuse(key, known, why.clone()),
+        };
         let unchanged = known.invalid.is_none()
             && known.spec.as_ref() == Some(&spec)
             && self.owners.has(&owner(key), ingress.created, compile::http1_only(&ingress.annotations));
-        if !unchanged {
-            match self.compile(key, ingress, at) {
-                Ok(compiled) => {
-                    known.invalid = None;
-                    known.hash = compiled.origin.hash.to_str().unwrap_or_default().to_owned();
-                    known.spec = Some(spec);
-                    self.objects.insert(key.clone(), known);
-                    // A further change begins no new wait.
-                    let until = self.held.remove(key).map_or(at + HOLD, |held| held.until);
-                    let awaited = self.awaited(key, &compiled);
-                    if awaited.is_empty() || at >= until || !self.owners.knows(&owner(key)) {
-                        self.put(compiled);
-                    } else {
-                        self.held.insert(key.clone(), Held { compiled, awaited, until });
-                    }
-                    return;
-                }
-                Err(why) => {
-                    tracing::error!("Ingress {key} is not served as it is: {why}");
-                    known.invalid = Some(why);
-                }
-            }
+        if unchanged {
+            self.objects.insert(key.clone(), known);
+            return;
         }
+        let compiled = match self.compile(key, ingress, &spec, at) {
+            Ok(compiled) => compiled,
+            Err(why) => return self.refuse(key, known, why),
+        };
+        known.invalid = None;
+        known.hash = compiled.origin.hash.to_str().unwrap_or_default().to_owned();
+        known.spec = Some(spec);
+        self.objects.insert(key.clone(), known);
+        // A further change begins no new wait.
+        let until = self.held.remove(key).map_or(at + HOLD, |held| held.until);
+        let awaited = self.awaited(key, &compiled);
+        if awaited.is_empty() || at >= until || !self.owners.knows(&owner(key)) {
+            self.put(compiled);
+        } else {
+            self.held.insert(key.clone(), Held { compiled, awaited, until });
+        }
+    }
+
+    /// What was served of an object before goes on.
+    fn refuse(&mut self, key: &Key, mut known: Known, why: String) {
+        tracing::error!("Ingress {key} is not served as it is: {why}");
+        known.invalid = Some(why);
         self.objects.insert(key.clone(), known);
     }
 
@@ -318,9 +289,22 @@ impl State {
         self.follow(changed_hands);
     }
 
-    fn compile(&mut self, key: &Key, ingress: &Ingress, at: Instant) -> Result<Compiled<Arc<Backend>>, String> {
+    fn compile(
+        &mut self,
+        key: &Key,
+        ingress: &Ingress,
+        spec: &Spec,
+        at: Instant,
+    ) -> Result<Compiled<Arc<Backend>>, String> {
         self.compiled += 1;
-        let object = ingress.to_compile(key.namespace(), key.name());
+        let object = compile::Object {
+            namespace: key.namespace().to_owned(),
+            name: key.name().to_owned(),
+            created: ingress.created,
+            annotations: ingress.annotations.clone(),
+            labels: ingress.labels.clone(),
+            spec: spec.clone(),
+        };
         let backends = &mut self.backends;
         compile::compile(object, |service, upstream| {
             let identity = backends::Identity {
@@ -347,9 +331,12 @@ impl State {
     /// Hosts changed hands: certificates follow, and conditions.
     fn follow(&mut self, objects: BTreeSet<(String, String)>) {
         self.changed = true;
-        for (namespace, name) in objects {
-            let key = Key::new(&namespace, &name);
-            let entries = self.entries(&key);
+        let keys = objects.iter().map(|(namespace, name)| Key::new(namespace, name));
+        let now: Vec<_> = keys.map(|key| (self.entries(&key), key)).collect();
+        for (entries, key) in &now {
+            self.certificates.keep(key, entries);
+        }
+        for (entries, key) in now {
             self.certificates.object(&key, entries);
             self.touched.insert(key);
         }
@@ -441,6 +428,40 @@ mod tests {
             "metadata": {"namespace": "ns", "name": service, "labels": {LABEL_SERVICE: service}},
             "addressType": "IPv4", "endpoints": [{"addresses": ["127.0.0.1"]}], "ports": [{"name": "http", "port": 8080}]
         }))
+    }
+
+    /// Whoever comes first, and in whatever order their names are: the owner's certificate is shown.
+    #[test]
+    fn given_objects_that_want_a_host_when_it_changes_hands_then_so_does_its_certificate() {
+        for (older, younger) in [("a", "b"), ("b", "a")] {
+            let (mut state, at) = (State::new("class", "system", &[]), Instant::now());
+            let put = |state: &mut State, name: &str, created: &str| {
+                let split = json!({"serviceNamespace": "ns", "serviceName": "x", "servicePort": 80});
+                let ingress = object::<Ingress>(json!({
+                    "metadata": {"namespace": "ns", "name": name, "creationTimestamp": created,
+                                 "annotations": {"networking.knative.dev/ingress.class": "class"}},
+                    "spec": {"tls": [{"hosts": ["h"], "secretName": name}],
+                             "rules": [{"hosts": ["h"], "http": {"paths": [{"splits": [split]}]}}]}
+                }));
+                let key = rcgen::KeyPair::generate().unwrap();
+                let certificate =
+                    rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap().self_signed(&key).unwrap();
+                let pair = [("tls.crt", certificate.pem()), ("tls.key", key.serialize_pem())];
+                let data = pair.into_iter().map(|(k, v)| (k.to_owned(), v.into_bytes())).collect();
+                state.secret(&Key::new("ns", name), Some(&Arc::new(Secret { data })));
+                state.ingress(&Key::new("ns", name), Some(&ingress), at);
+            };
+            let shown = |state: &State| {
+                let names = state.certificates.names(Side::External);
+                names.find(Some("h")).map(|identity| String::from_utf8(identity.leaf.names[0].clone()).unwrap())
+            };
+            put(&mut state, younger, "2026-01-02T00:00:00Z");
+            assert_eq!(shown(&state).as_deref(), Some(younger));
+            put(&mut state, older, "2026-01-01T00:00:00Z");
+            assert_eq!(shown(&state).as_deref(), Some(older));
+            state.ingress(&Key::new("ns", older), None, at);
+            assert_eq!(shown(&state).as_deref(), Some(younger));
+        }
     }
 
     fn routed(state: &State) -> String {

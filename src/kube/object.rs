@@ -3,6 +3,7 @@
 //! A role declares a type with the few fields that it uses and implements [`Object`] for it; the sources do the rest.
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
 
 use crate::kube::key::Key;
 use crate::kube::place;
@@ -104,6 +105,15 @@ where
     T: Default + Deserialize<'de>,
 {
     Ok(Option::deserialize(from)?.unwrap_or_default())
+}
+
+/// Reads the value of `field` on its own, for kinds whose objects are kept when that field is broken, so that its owner can
+/// be told on the object.
+///
+/// # Errors
+/// The field and what is wrong with it.
+pub fn field<T: DeserializeOwned>(field: &str, json: &RawValue) -> Result<T, String> {
+    serde_json::from_str(json.get()).map_err(|error| place::words_within(field, json.get().as_bytes(), &error))
 }
 
 /// Which objects of a kind are wanted. A source asks for no others.

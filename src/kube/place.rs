@@ -6,10 +6,17 @@
 
 /// The error in words: the field, what is wrong with it. The text has to be the one that the error is about.
 pub(crate) fn words(json: &[u8], error: &serde_json::Error) -> String {
+    words_within("", json, error)
+}
+
+/// The same for a text that is the value of `field`.
+pub(crate) fn words_within(field: &str, json: &[u8], error: &serde_json::Error) -> String {
     let text = error.to_string();
     let position = format!(" at line {} column {}", error.line(), error.column());
     let bare = text.strip_suffix(&position).unwrap_or(&text);
-    match path(json, offset(json, error.line(), error.column())) {
+    let inner = path(json, offset(json, error.line(), error.column()));
+    let dot = if field.is_empty() || inner.is_empty() || inner.starts_with('[') { "" } else { "." };
+    match format!("{field}{dot}{inner}") {
         path if path.is_empty() => bare.to_owned(),
         path => format!("{path}: {bare}"),
     }
@@ -122,6 +129,19 @@ mod tests {
             let words = words(json.as_bytes(), &error);
             assert!(words.starts_with(expected), "{json}: {words}");
             assert!(!words.contains("column"), "{words}");
+        }
+    }
+
+    #[test]
+    fn given_the_value_of_a_field_then_its_own_fields_follow_it() {
+        for (json, expected) in [
+            (r#"{"seconds":"soon"}"#, "spec.seconds: invalid type"),
+            (r#"{"ports":[5]}"#, "spec.ports[0]: invalid type"),
+            ("5", "spec: invalid type"),
+        ] {
+            let error = serde_json::from_str::<Spec>(json).unwrap_err();
+            let words = words_within("spec", json.as_bytes(), &error);
+            assert!(words.starts_with(expected), "{json}: {words}");
         }
     }
 

@@ -6,16 +6,17 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use lockkeeper::local::pki::Authority;
 use serde_json::json;
 
+use super::callers;
 use super::cluster::Cluster;
 use super::harness::{
     Directory, NAMESPACE, app, authority, builder, get, get_with, ingress, rule, secret, simple, slice, split,
 };
 use crate::support::app::{App, ok, response};
-use crate::support::client::{Raw, run};
+use crate::support::client::Raw;
 use crate::support::wait::eventually;
-use lockkeeper::local::client::{Protocol, Trust, dial};
 
 const HOST: &str = "a.example.com";
 
@@ -70,7 +71,7 @@ struct Load {
 }
 
 impl Load {
-    fn start(plain: u16, tls: u16, trust: Trust) -> Self {
+    fn start(plain: u16, tls: u16, ca: Arc<Authority>) -> Self {
         let mut load =
             Self { stop: Arc::default(), asked: Arc::default(), failures: Arc::default(), callers: Vec::new() };
         for _ in 0..3 {
@@ -86,10 +87,7 @@ impl Load {
                 }
             });
         }
-        load.caller(move || {
-            let shaken = run(dial(([127, 0, 0, 1], tls).into(), Some(&trust), Protocol::Http1));
-            shaken.map(drop).map_err(|error| format!("handshake: {error}"))
-        });
+        load.caller(move || callers::serial(tls, &ca, HOST).map(drop).map_err(|error| format!("handshake: {error}")));
         load
     }
 
@@ -114,7 +112,7 @@ impl Load {
 }
 
 fn changes(count: u32) {
-    let (cluster, ca) = (Cluster::new(), authority());
+    let (cluster, ca) = (Cluster::new(), Arc::new(authority()));
     let leaf = |serial: u32| secret("cert", &ca.leaf(&[HOST], serial.into()).unwrap());
     let route = |change: u32| {
         let mut to = split(&format!("app-{change}"), 100);
@@ -133,14 +131,13 @@ fn changes(count: u32) {
     route(0);
     let mut gateway = cluster.replica("one");
     let (plain, tls) = (gateway.port_of("Starting http server:"), gateway.port_of("Starting https server:"));
-    let trust = || Trust::new(ca.der(), HOST);
     let ready = || {
         let object = cluster.ingress(NAMESPACE, "hello");
         object["status"]["observedGeneration"] == object["metadata"]["generation"]
             && cluster.condition(NAMESPACE, "hello", "Ready").is_some_and(|ready| ready.0 == "True")
     };
     cluster.ready(NAMESPACE, "hello");
-    let load = Load::start(plain, tls, trust());
+    let load = Load::start(plain, tls, ca.clone());
 
     let (mut routed, mut told, start) = (0, 0, Instant::now());
     for change in 1..=count {
@@ -167,8 +164,7 @@ fn changes(count: u32) {
                 let serial = format!("{:x}", 0x1000 + change);
                 cluster.api.apply(leaf(0x1000 + change));
                 eventually("the new certificate is shown", || {
-                    let shaken = run(dial(([127, 0, 0, 1], tls).into(), Some(&trust()), Protocol::Http1));
-                    shaken.is_ok_and(|(_, peer)| peer.is_some_and(|peer| peer.serial == serial))
+                    callers::serial(tls, &ca, HOST).is_ok_and(|shown| shown == serial)
                 });
             }
         }

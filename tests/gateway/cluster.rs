@@ -1,5 +1,5 @@
 //! Gateways over an API server in this process.
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::harness::{SYSTEM, builder, service, slice};
 use crate::support::apiserver::ApiServer;
@@ -13,11 +13,17 @@ pub struct Cluster {
 
 impl Cluster {
     pub fn new() -> Self {
-        let api = ApiServer::start();
+        let cluster = Self { api: ApiServer::start() };
+        cluster.replicas(&["127.0.0.1"]);
+        cluster
+    }
+
+    /// The gateway's replicas that are ready, by their addresses.
+    pub fn replicas(&self, addresses: &[&str]) {
         let mut replicas = slice("kourier-internal", 0, "http2", 8081);
         replicas["metadata"]["namespace"] = SYSTEM.into();
-        api.apply(replicas);
-        Self { api }
+        replicas["endpoints"] = addresses.iter().map(|address| json!({"addresses": [address]})).collect();
+        self.api.apply(replicas);
     }
 
     /// The Service and the slice of a backend on this port of this machine.

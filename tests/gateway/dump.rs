@@ -2,6 +2,7 @@
 use serde_json::{Value, json};
 
 use super::harness::{Directory, NAMESPACE, app, authority, builder, get, ingress, rule, secret, split};
+use crate::support::client::Raw;
 
 /// What is told is what serves; keys and the values of headers are not in it.
 #[test]
@@ -48,6 +49,10 @@ fn given_routes_and_certificates_when_the_config_is_asked_for_then_it_shows_them
     for hidden in ["PRIVATE", "hush", &key] {
         assert!(!text.contains(hidden), "{hidden}");
     }
+    // Envoy's admin port lets anybody take it out of service; this one shows and changes nothing.
+    let drain =
+        Raw::plain(admin).send("POST /drain_listeners HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n").reply();
+    assert_eq!((drain.status(), get(admin, "x", "/ready").status()), (404, 200));
     let one: Value = serde_json::from_str(&get(admin, "x", "/config?host=hello.ns1").text()).unwrap();
     assert_eq!(one["hosts"].as_array().unwrap().len(), 1);
     assert!(one["certificates"]["external"]["names"].as_array().unwrap().is_empty());

@@ -64,6 +64,21 @@ impl Directory {
         self
     }
 
+    /// Writes the Service and the slice of a revision whose pod has this queue, with a port for TLS or without.
+    pub fn behind(&self, name: &str, port_name: &str, queue: &mut Binary, tls: bool) -> &Self {
+        let mut ports = vec![json!({"name": port_name, "port": 80})];
+        let mut of_pod = vec![json!({"name": port_name, "port": queue.http()})];
+        if tls {
+            ports.push(json!({"name": "https", "port": 443}));
+            of_pod.push(json!({"name": "https", "port": queue.tls()}));
+        }
+        let mut service = service(name, port_name);
+        service["spec"]["ports"] = ports.into();
+        let mut slice = slice(name, 0, port_name, 0);
+        slice["ports"] = of_pod.into();
+        self.apply(service).apply(slice)
+    }
+
     /// Starts a gateway and waits until it has read everything.
     pub fn start(self, builder: Builder) -> Gateway {
         let mut binary = builder
@@ -168,10 +183,32 @@ pub fn simple(name: &str, host: &str, service: &str) -> Value {
     ingress(name, 1, json!({"rules": [rule("ExternalIP", &[host], vec![path("", service)])]}))
 }
 
+/// One external host to the Service `app`, with a certificate; `option` says what becomes of plain HTTP.
+pub fn with_tls(name: &str, host: &str, secret: &str, option: &str) -> Value {
+    ingress(
+        name,
+        1,
+        json!({
+            "tls": [{"hosts": [host], "secretName": secret, "secretNamespace": NAMESPACE}],
+            "rules": [rule("ExternalIP", &[host], vec![path("", "app")])],
+            "httpOption": option
+        }),
+    )
+}
+
 pub fn service(name: &str, port_name: &str) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Service", "metadata": {"namespace": NAMESPACE, "name": name},
         "spec": {"ports": [{"name": port_name, "port": 80, "targetPort": 8080}]}
+    })
+}
+
+/// A Service that is another name of the gateway's own, as domain mappings have it.
+pub fn way_back(name: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": {"namespace": NAMESPACE, "name": name},
+        "spec": {"type": "ExternalName", "externalName": "kourier-internal.knative-serving.svc.cluster.local",
+                 "ports": [{"name": "http2", "port": 80}]}
     })
 }
 
@@ -189,7 +226,12 @@ pub fn slice(service: &str, index: usize, port_name: &str, port: u16) -> Value {
 
 /// A Secret with a leaf.
 pub fn secret(name: &str, leaf: &Leaf) -> Object {
-    objects::secret(NAMESPACE, name).entry("tls.crt", &leaf.chain).entry("tls.key", &leaf.key)
+    secret_in(NAMESPACE, name, leaf)
+}
+
+/// The same in another namespace.
+pub fn secret_in(namespace: &str, name: &str, leaf: &Leaf) -> Object {
+    objects::secret(namespace, name).entry("tls.crt", &leaf.chain).entry("tls.key", &leaf.key)
 }
 
 /// An application that answers probes as an activator or a queue does, and everything else with its name.

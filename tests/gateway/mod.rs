@@ -1,6 +1,7 @@
 //! The gateway role against the contract of Knative's ingress: real listeners, real upstreams, objects from a directory
 //! of manifests or from an API server.
 mod authz;
+mod callers;
 mod changes;
 mod cluster;
 mod conformance;
@@ -9,9 +10,15 @@ mod encryption;
 mod events;
 mod harness;
 mod leader;
+mod proxied;
+mod refusals;
+mod replicas;
 mod rolling;
 mod routing;
 mod scale;
+mod secrets;
+mod server_names;
+mod settings;
 mod tls;
 mod traces;
 mod update;

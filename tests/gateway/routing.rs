@@ -1,9 +1,10 @@
 //! Contract, sections 2, 3 and 10.1: which request goes where.
 use std::collections::BTreeMap;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::harness::{Directory, app, builder, get, get_with, ingress, path, rule, simple, split};
+use super::cluster::Cluster;
+use super::harness::{Directory, NAMESPACE, app, builder, get, get_with, ingress, path, rule, simple, split, way_back};
 use crate::support::client::Raw;
 use crate::support::objects::config_map;
 use crate::support::wait::eventually;
@@ -159,11 +160,7 @@ fn given_a_rewrite_that_leads_back_when_asked_then_no_second_hop_is_made() {
     directory
         .backend("app", "http", &[backend.port()])
         .apply(ingress("local", 1, json!({"rules": [rule("ClusterLocal", &["app.ns1.svc.cluster.local"], vec![path("", "app")])]})))
-        .apply(json!({
-            "apiVersion": "v1", "kind": "Service", "metadata": {"namespace": "ns1", "name": "way-back"},
-            "spec": {"type": "ExternalName", "externalName": "kourier-internal.knative-serving.svc.cluster.local",
-                     "ports": [{"name": "http2", "port": 80}]}
-        }))
+        .apply(way_back("way-back"))
         .apply(ingress(
             "mapping",
             1,
@@ -180,47 +177,36 @@ fn given_a_rewrite_that_leads_back_when_asked_then_no_second_hop_is_made() {
     assert_eq!(head.get("k-original-host"), Some("vanity.example.com"));
 }
 
-/// `ingressclass` and section 12, items 3 and 4: objects of other classes are not touched; one that can't be served
-/// says so and costs nobody else anything.
+/// `ingressclass`: objects of another class, or of none, are not touched; one that is given to another class is let go.
 #[test]
-fn given_objects_of_others_and_bad_ones_when_read_then_they_cost_themselves_alone() {
-    let (directory, backend) = (Directory::new(), app("good"));
-    let mut other = simple("other", "other.example.com", "app");
-    other["metadata"]["annotations"] =
-        json!({"networking.knative.dev/ingress.class": "istio.ingress.networking.knative.dev"});
-    let mut to = split("app", 100);
-    to["appendHeaders"] = json!({"Host": "elsewhere"});
-    directory
-        .backend("app", "http", &[backend.port()])
-        .apply(other)
-        .apply(simple("good", "good.example.com", "app"))
-        .apply(ingress(
-            "bad",
-            1,
-            json!({"rules": [rule("ExternalIP", &["bad.example.com"], vec![json!({"splits": [to]})])]}),
-        ))
-        .apply(ingress(
-            "half",
-            1,
-            json!({"rules": [rule("ExternalIP", &["half.example.com"], vec![json!({"splits": [split("app", 50)]})])]}),
-        ));
-    let mut gateway = directory.start(builder());
-    gateway.ready("good", 1);
-    let port = gateway.http();
+fn given_objects_of_other_classes_when_read_then_they_are_left_as_they_are() {
+    const CLASS: &str = "networking.knative.dev/ingress.class";
+    const OTHER: &str = "istio.ingress.networking.knative.dev";
+    let (cluster, backend) = (Cluster::new(), app("one"));
+    cluster.backend("app", backend.port());
+    let of_class = |name: &str, annotations: Value| {
+        let mut object = simple(name, &format!("{name}.example.com"), "app");
+        object["metadata"]["annotations"] = annotations;
+        cluster.api.apply(object);
+    };
+    of_class("nil", Value::Null);
+    of_class("absent", json!({}));
+    of_class("empty", json!({CLASS: ""}));
+    of_class("wrong", json!({CLASS: OTHER}));
+    let now = || ["nil", "absent", "empty", "wrong"].map(|name| cluster.ingress(NAMESPACE, name));
+    let before = now();
+    let mut gateway = cluster.replica("one");
+    let port = gateway.port_of("Starting http server:");
+    cluster.api.apply(simple("ours", "ours.example.com", "app"));
+    cluster.ready(NAMESPACE, "ours");
 
-    let message = gateway.says("bad", "Ready", "ReconcileIngressFailed");
-    assert!(message.contains(r#"appendHeaders: "Host""#), "{message}");
-    assert!(gateway.says("half", "Ready", "ReconcileIngressFailed").contains("add up to 100"));
-    assert_eq!(get(port, "good.example.com", "/").status(), 200);
-    for host in ["other.example.com", "bad.example.com", "half.example.com"] {
-        assert_eq!(get(port, host, "/").status(), 404, "{host}");
+    assert_eq!(now(), before);
+    for object in &before {
+        let name = object["metadata"]["name"].as_str().unwrap();
+        assert_eq!((get(port, &format!("{name}.example.com"), "/").status(), cluster.writes(name)), (404, 0), "{name}");
     }
-    assert_eq!(gateway.status("other"), None);
-
-    // A bad update leaves what was good before.
-    gateway.directory.apply(ingress("good", 2, json!({"rules": [rule("ExternalIP", &["good.example.com"], vec![json!({"path": "x", "splits": [split("app", 100)]})])]})));
-    gateway.says("good", "Ready", "ReconcileIngressFailed");
-    assert_eq!(get(port, "good.example.com", "/").status(), 200);
+    of_class("ours", json!({CLASS: OTHER}));
+    eventually("it is let go", || get(port, "ours.example.com", "/").status() == 404);
 }
 
 /// net-kourier's `e2e/conflict`: the oldest keeps a host; the next one gets it when the first is gone.

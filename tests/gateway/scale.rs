@@ -1,16 +1,26 @@
 //! Thousands of objects: what a start costs, and that a change costs no more than what it touches.
+use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use lockkeeper::local::app::LocalExecutor;
+use lockkeeper::local::pki::Authority;
 use serde_json::{Value, json};
 
+use super::callers;
 use super::cluster::Cluster;
-use super::harness::{NAMESPACE, SYSTEM, authority, get, ingress, path, rule, secret, service, slice, split};
+use super::harness::{
+    Directory, NAMESPACE, SYSTEM, authority, builder, get, ingress, path, rule, secret, service, simple, slice, split,
+};
+use crate::support::accept::accept;
 use crate::support::app::{App, ok, response};
 use crate::support::binary::Binary;
-use crate::support::client::{Raw, run};
+use crate::support::client::{Raw, local, run};
 use crate::support::wait::eventually;
-use lockkeeper::local::client::{Protocol, Trust, dial};
-use lockkeeper::local::pki::Authority;
 
 const LABEL: &str = "networking.internal.knative.dev/certificate-uid";
 
@@ -64,9 +74,7 @@ impl World {
     }
 
     fn shown(&self, port: u16, index: usize) -> Option<String> {
-        let trust = Trust::new(self.ca.der(), &host(index));
-        let shaken = run(dial(([127, 0, 0, 1], port).into(), Some(&trust), Protocol::Http1));
-        shaken.ok().and_then(|(_, peer)| peer).map(|peer| peer.serial)
+        callers::serial(port, &self.ca, &host(index)).ok()
     }
 }
 
@@ -122,6 +130,53 @@ fn given_a_thousand_ingresses_when_one_thing_changes_then_that_alone_is_done_aga
     assert_eq!(work(&mut gateway), (1001, 1001));
     let written = [7, 8, 9, 500].map(|index| world.cluster.writes(&format!("app-{index}")) > 0);
     assert_eq!(written, [true, false, false, false], "what was ready is not written again");
+}
+
+/// Section 12, item 14: of so many requests of one Service, Envoy with its defaults refuses those beyond 1,024; here all of
+/// them are with the application at once.
+#[test]
+fn given_more_than_a_thousand_requests_of_one_service_when_all_of_them_wait_then_none_is_refused() {
+    const CALLERS: usize = 6;
+    const EACH: usize = 200;
+    let all = Arc::new(tokio::sync::Barrier::new(CALLERS * EACH));
+    let backend = accept(move |socket| {
+        let all = all.clone();
+        let service = service_fn(move |request: Request<Incoming>| {
+            let all = all.clone();
+            async move {
+                if !request.headers().contains_key("k-network-hash") {
+                    all.wait().await;
+                }
+                Ok::<_, Infallible>(Response::new(String::new()))
+            }
+        });
+        async move {
+            let server = hyper::server::conn::http2::Builder::new(LocalExecutor);
+            let _ = server.serve_connection(TokioIo::new(socket), service).await;
+        }
+    });
+    let directory = Directory::new();
+    directory.backend("app", "http2", &[backend]).apply(simple("hello", "a.example.com", "app"));
+    let mut gateway = directory.start(builder());
+    gateway.ready("hello", 1);
+    let port = gateway.http();
+    run(async move {
+        let (mut connections, mut answers) = (Vec::new(), Vec::new());
+        for _ in 0..CALLERS {
+            let socket = tokio::net::TcpStream::connect(local(port)).await.unwrap();
+            let (mut caller, connection) = h2::client::handshake(socket).await.unwrap();
+            tokio::task::spawn_local(connection);
+            for _ in 0..EACH {
+                caller = caller.ready().await.unwrap();
+                let request = Request::get("http://a.example.com/").body(()).unwrap();
+                answers.push(caller.send_request(request, true).unwrap().0);
+            }
+            connections.push(caller);
+        }
+        for answer in answers {
+            assert_eq!(answer.await.unwrap().status(), 200);
+        }
+    });
 }
 
 /// Prints: from the start to ready, memory, and how long a change takes from its write to a request that shows it.

@@ -2,7 +2,7 @@
 //!
 //! The script runs once a connection, on a thread of its own. What was asked for is kept in order.
 use std::io::Write;
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -12,7 +12,7 @@ use super::message::{Body, Head, Reader};
 
 /// A running application.
 pub struct App {
-    port: u16,
+    address: SocketAddr,
     state: Arc<State>,
 }
 
@@ -40,7 +40,7 @@ impl App {
 
     /// The same on a given listener: for applications that come up late.
     pub fn listen(listener: TcpListener, script: impl Fn(&mut Conn) + Send + Sync + 'static) -> Self {
-        let port = listener.local_addr().unwrap().port();
+        let address = listener.local_addr().unwrap();
         let state = Arc::new(State::default());
         let shared = state.clone();
         let script = Arc::new(script);
@@ -60,7 +60,7 @@ impl App {
                 });
             }
         });
-        Self { port, state }
+        Self { address, state }
     }
 
     /// An application that answers every request on every connection with `respond`.
@@ -80,7 +80,7 @@ impl App {
 
     /// Its port.
     pub fn port(&self) -> u16 {
-        self.port
+        self.address.port()
     }
 
     /// The requests so far, in the order in which they came.
@@ -114,7 +114,7 @@ impl Drop for App {
     fn drop(&mut self) {
         self.state.stop.store(true, Ordering::SeqCst);
         // Wakes the accepting thread, which then ends and closes the listener.
-        let _ = TcpStream::connect(("127.0.0.1", self.port));
+        let _ = TcpStream::connect(self.address);
     }
 }
 

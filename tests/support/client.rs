@@ -71,7 +71,11 @@ impl Raw {
     /// A plain connection to any address.
     #[track_caller]
     pub fn plain_at(addr: SocketAddr) -> Self {
-        let socket = TcpStream::connect(addr).expect("the port is open");
+        Self::over(TcpStream::connect(addr).expect("the port is open"))
+    }
+
+    /// A plain connection that is open.
+    pub fn over(socket: TcpStream) -> Self {
         let _ = socket.set_nodelay(true);
         socket.set_read_timeout(socket_timeout()).unwrap();
         Self { reader: Reader::new(Box::new(socket.try_clone().unwrap())), socket }
@@ -80,7 +84,11 @@ impl Raw {
     /// A TLS connection; the handshake happens with the first byte.
     #[track_caller]
     pub fn tls(port: u16, config: ClientConfig, name: &str) -> Self {
-        let socket = TcpStream::connect(local(port)).expect("the port is open");
+        Self::tls_over(TcpStream::connect(local(port)).expect("the port is open"), config, name)
+    }
+
+    /// The same on a connection that is open, on which something may have been said before.
+    pub fn tls_over(socket: TcpStream, config: ClientConfig, name: &str) -> Self {
         socket.set_read_timeout(socket_timeout()).unwrap();
         let name = ServerName::try_from(name.to_owned()).unwrap();
         let session = ClientConnection::new(Arc::new(config), name).unwrap();

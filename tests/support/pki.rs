@@ -5,9 +5,12 @@ use std::sync::Arc;
 use lockkeeper::certs::mint::{Ca, KeyKind, LeafSpec, Validity};
 use lockkeeper::local::client::Trust;
 use lockkeeper::local::pki::{Authority, Leaf, Mount};
+use rustls::client::WantsClientCert;
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
+use rustls::version::TLS12;
+use rustls::{CipherSuite, ClientConfig, ConfigBuilder, RootCertStore, SupportedProtocolVersion};
 
 /// The name that callers of the queue expect in tests.
 pub const NAME: &str = "kn-user-default";
@@ -95,28 +98,35 @@ pub fn client_speaking(
     versions: &[&'static SupportedProtocolVersion],
     alpn: &[&str],
 ) -> ClientConfig {
-    let mut roots = RootCertStore::empty();
-    roots.add(root.der().to_vec().into()).unwrap();
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config = ClientConfig::builder_with_provider(provider)
-        .with_protocol_versions(versions)
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+    let mut config = client(root, versions, aws_lc_rs::default_provider()).with_no_client_auth();
     config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
     config
 }
 
+/// A client's settings: it trusts `root`, speaks TLS 1.2 and offers one cipher suite.
+pub fn client_offering(root: &Authority, suite: CipherSuite) -> ClientConfig {
+    let mut provider = aws_lc_rs::default_provider();
+    provider.cipher_suites.retain(|known| known.suite() == suite);
+    client(root, &[&TLS12], provider).with_no_client_auth()
+}
+
 /// A client's settings: it trusts `root`, and shows a certificate for a name if it is given an authority to issue one.
 pub fn client_of(root: &Authority, shown: Option<(&Authority, &str)>) -> ClientConfig {
-    let mut roots = RootCertStore::empty();
-    roots.add(root.der().to_vec().into()).unwrap();
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-    let builder = builder.with_root_certificates(roots);
+    let builder = client(root, rustls::DEFAULT_VERSIONS, aws_lc_rs::default_provider());
     let Some((authority, name)) = shown else { return builder.with_no_client_auth() };
     let leaf = authority.leaf(&[name], 1).unwrap();
     let chain = CertificateDer::pem_slice_iter(leaf.chain.as_bytes()).collect::<Result<_, _>>().unwrap();
     let key = PrivateKeyDer::from_pem_slice(leaf.key.as_bytes()).unwrap();
     builder.with_client_auth_cert(chain, key).unwrap()
+}
+
+fn client(
+    root: &Authority,
+    versions: &[&'static SupportedProtocolVersion],
+    provider: CryptoProvider,
+) -> ConfigBuilder<ClientConfig, WantsClientCert> {
+    let mut roots = RootCertStore::empty();
+    roots.add(root.der().to_vec().into()).unwrap();
+    let builder = ClientConfig::builder_with_provider(Arc::new(provider)).with_protocol_versions(versions).unwrap();
+    builder.with_root_certificates(roots)
 }

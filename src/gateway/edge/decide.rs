@@ -6,6 +6,7 @@ use http::{Method, StatusCode, Uri};
 
 use super::way::{self, Way};
 use crate::gateway::backends::Backend;
+use crate::gateway::certificates;
 use crate::gateway::listeners::{self, INTERNAL_HTTP, Kind};
 use crate::gateway::live::Live;
 use crate::gateway::route::Route;
@@ -150,14 +151,14 @@ fn check_tls(
     if covered || shown.is_none() { Ok(()) } else { Err(Cause::Misdirected) }
 }
 
-/// Plain HTTP is sent to https where the object says so, once there is a certificate; never on the way to an ACME
+/// Plain HTTP is sent to https where the object says so, once the host is served there; never on the way to an ACME
 /// solver, which is how the certificate comes about.
 fn redirects(live: &Live, route: &Route<Arc<Backend>>, host: &str) -> bool {
     route.origin.redirects
         && route.visibility == Visibility::ExternalIp
         && !live.never_redirect
         && !route.is_acme()
-        && live.external.names().find(Some(&hosts::normal(host))).is_some()
+        && certificates::reaches(&live.external.names(), &hosts::normal(host), route.has_tls)
 }
 
 /// As Envoy writes it: the host as it came, less `:80`.

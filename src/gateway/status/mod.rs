@@ -6,6 +6,7 @@
 
 pub mod probe;
 pub mod report;
+pub mod target;
 
 use serde::{Deserialize, Serialize};
 

@@ -19,8 +19,8 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 
+use super::target::{Target, ToProbe};
 use crate::gateway::config::Ports;
-use crate::gateway::state::{Target, ToProbe};
 use crate::knative::names;
 use crate::tls::policy::Policy;
 use crate::tls::{provider, signatures};
@@ -53,22 +53,32 @@ impl Prober {
         Self { replicas, ports, at_once: Rc::new(Semaphore::new(AT_ONCE)), tls: unverified() }
     }
 
-    /// Returns when every replica that was there at the beginning, and still is, has given a good answer for every
-    /// host of the object.
+    /// Returns when every replica has given a good answer for every host of the object: those that are there at the
+    /// beginning, and those that join while these are asked. One that leaves is not waited for.
     pub async fn until_ready(&self, probe: &ToProbe) {
-        while self.replicas.borrow().is_empty() {
-            tokio::time::sleep(FIRST_PAUSE).await;
-        }
-        let replicas = self.replicas.borrow().clone();
-        let mut all = Vec::new();
-        for replica in replicas {
-            for target in &probe.targets {
-                let (prober, target, hash) = (self.clone(), target.clone(), probe.hash.clone());
-                all.push(tokio::task::spawn_local(async move { prober.until_good(replica, &target, &hash).await }));
+        let mut asked = BTreeSet::new();
+        loop {
+            let now = self.replicas.borrow().clone();
+            if now.is_empty() {
+                tokio::time::sleep(FIRST_PAUSE).await;
+                continue;
             }
+            // One that comes back begins anew.
+            asked.retain(|replica| now.contains(replica));
+            let joined: Vec<IpAddr> = now.difference(&asked).copied().collect();
+            if joined.is_empty() {
+                return;
+            }
+            let mut all = Vec::new();
+            for replica in joined {
+                asked.insert(replica);
+                for target in &probe.targets {
+                    let (prober, target, hash) = (self.clone(), target.clone(), probe.hash.clone());
+                    all.push(tokio::task::spawn_local(async move { prober.until_good(replica, &target, &hash).await }));
+                }
+            }
+            Group(all).join().await;
         }
-        let all = Group(all);
-        all.join().await;
     }
 
     async fn until_good(&self, replica: IpAddr, target: &Target, hash: &str) {

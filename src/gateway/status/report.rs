@@ -19,9 +19,9 @@ use time::macros::format_description;
 use tokio::task::AbortHandle;
 
 use super::probe::Prober;
+use super::target::ToProbe;
 use super::{LoadBalancer, Outcome, Status};
 use crate::gateway::objects::Ingress;
-use crate::gateway::state::ToProbe;
 use crate::knative::ingress::FINALIZER;
 use crate::kube::api::Client;
 use crate::kube::{Key, Object as _};
