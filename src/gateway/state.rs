@@ -331,7 +331,7 @@ impl State {
     /// Hosts changed hands: certificates follow, and conditions.
     fn follow(&mut self, objects: BTreeSet<(String, String)>) {
         self.changed = true;
-        let keys = objects.iter().map(|(namespace, name)| Key::new(namespace, name));
+        let keys = objects.into_iter().map(|(namespace, name)| Key::new(&namespace, &name));
         let now: Vec<_> = keys.map(|key| (self.entries(&key), key)).collect();
         for (entries, key) in &now {
             self.certificates.keep(key, entries);
