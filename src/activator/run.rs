@@ -313,6 +313,7 @@ fn pool_settings(config: &Config, workers: usize) -> pools::Settings {
             idle_time: config.own.upstream_idle_timeout,
             header_lines: config.own.max_headers as usize,
             header_bytes: crate::http::limits::HEADER_BYTES.max(config.own.max_header_bytes as usize),
+            header_room: 12,
         },
         idle: share(config.max_idle),
         connect: config.own.connect_timeout,

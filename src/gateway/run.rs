@@ -168,6 +168,7 @@ fn pool_settings() -> pools::Settings {
             idle_time: limits::UPSTREAM_IDLE,
             header_lines: limits::HEADER_LINES,
             header_bytes: limits::HEADER_BYTES,
+            header_room: 12,
         },
         idle: IDLE,
         connect: CONNECT,

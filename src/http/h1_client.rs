@@ -30,15 +30,12 @@ use super::lines;
 use super::replay::Upstream;
 use super::spare;
 use super::trailers::{self, write_title_case};
+use super::upstream::Limits;
 
 /// Bytes that one read takes.
 const READ: usize = 32 * 1024;
 /// Bytes of a request that wait to be written before more of its body is asked for.
 const AHEAD: usize = 64 * 1024;
-/// Headers for which a response's map has room at least.
-const ROOM: usize = 6;
-/// Headers for which the map of a request may have room, to serve the response.
-const MOST_ROOM: usize = 64;
 /// Room for header lines on the stack; cleared by nobody.
 const LINES: usize = 512;
 
@@ -61,6 +58,7 @@ pub struct Http1 {
     io: Upstream,
     header_lines: usize,
     header_bytes: usize,
+    header_room: usize,
     /// The request's bytes that are not written yet, from `written` on.
     out: Vec<u8>,
     written: usize,
@@ -70,11 +68,6 @@ pub struct Http1 {
     /// Writing failed: the response may have come all the same.
     unwritable: Option<io::Error>,
     head_only: bool,
-    /// The head of a request that goes elsewhere if no response comes.
-    kept: Option<Box<http::request::Parts>>,
-    /// What the response's headers are put into: the map of the request, which a response gives to hyper for the caller's
-    /// next request. So it need not be made, or grow, each time.
-    room: HeaderMap,
     /// What came with the head.
     early: Bytes,
     /// What came after it and was not used yet, or the beginning of a head.
@@ -91,13 +84,14 @@ thread_local! {
 }
 
 impl Http1 {
-    /// A fresh connection, whose responses have heads of at most so many lines and bytes.
+    /// A fresh connection, whose responses keep to `limits`.
     #[must_use]
-    pub fn new(io: Upstream, header_lines: usize, header_bytes: usize) -> Self {
+    pub fn new(io: Upstream, limits: &Limits) -> Self {
         Self {
             io,
-            header_lines: header_lines.min(lines::MOST),
-            header_bytes,
+            header_lines: limits.header_lines.min(lines::MOST),
+            header_bytes: limits.header_bytes,
+            header_room: limits.header_room,
             out: Vec::new(),
             written: 0,
             flushed: true,
@@ -105,8 +99,6 @@ impl Http1 {
             outgoing: Framing::Length(0),
             unwritable: None,
             head_only: false,
-            kept: None,
-            room: HeaderMap::new(),
             early: Bytes::new(),
             input: BytesMut::new(),
             incoming: None,
@@ -115,9 +107,8 @@ impl Http1 {
         }
     }
 
-    /// Begins an exchange. The connection must be usable: fresh, or [`Self::is_usable`]. With `keep`, the head can be had
-    /// back as long as no response came ([`Self::take_kept`]).
-    pub fn begin(&mut self, head: http::request::Parts, body: Outbound, keep: bool) {
+    /// Begins an exchange. The connection must be usable: fresh, or [`Self::is_usable`].
+    pub fn begin(&mut self, head: &http::request::Parts, body: Outbound) {
         self.head_only = head.method == Method::HEAD;
         let ended = body.is_end_stream();
         let length = head.headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.trim().parse().ok());
@@ -149,18 +140,6 @@ impl Http1 {
         out.extend_from_slice(b"\r\n");
         self.flushed = false;
         self.body = if ended { None } else { Some(body) };
-        if keep {
-            self.kept = Some(Box::new(head));
-        } else {
-            self.room = head.headers;
-            // What its values stand in is not held until the response comes.
-            self.room.clear();
-        }
-    }
-
-    /// The head of the request that was begun, if it was to be kept and no response came.
-    pub fn take_kept(&mut self) -> Option<Box<http::request::Parts>> {
-        self.kept.take()
     }
 
     /// Whether what was begun is, or may become, larger than `most` bytes.
@@ -250,9 +229,10 @@ impl Http1 {
             parsed.code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or(Fault::Malformed("bad status"))?;
         let http_11 = parsed.version == Some(1);
         *response.version_mut() = if http_11 { Version::HTTP_11 } else { Version::HTTP_10 };
-        *response.headers_mut() = self.room();
         let headers = response.headers_mut();
-        headers.reserve(parsed.headers.len().max(ROOM));
+        // hyper's server reads the next request into this map: with some room it need not grow when headers are added.
+        // The request's own map could serve here, but what is freed and taken again at once stays in the processor's cache.
+        headers.reserve(parsed.headers.len().max(self.header_room));
         for line in parsed.headers.iter() {
             let start = (line.value.as_ptr() as usize).wrapping_sub(bytes.as_ptr() as usize);
             // An empty value points nowhere in particular.
@@ -270,14 +250,6 @@ impl Http1 {
         self.frame(&mut response, http_11)?;
         self.early = if length < bytes.len() { block.slice(length..) } else { Bytes::new() };
         Ok(Some(response))
-    }
-
-    /// An empty map, with room where there is some.
-    fn room(&mut self) -> HeaderMap {
-        let kept = self.kept.take().map(|kept| kept.headers);
-        let mut room = kept.unwrap_or_else(|| std::mem::take(&mut self.room));
-        room.clear();
-        if room.capacity() > MOST_ROOM { HeaderMap::new() } else { room }
     }
 
     /// How the body ends, and whether another exchange may follow it (RFC 9112 sections 6.3 and 9.3).
@@ -519,7 +491,6 @@ impl Http1 {
     pub fn shrink(&mut self) {
         self.input = BytesMut::new();
         self.out = Vec::new();
-        (self.kept, self.room) = (None, HeaderMap::new());
     }
 
     /// The connection after a switch of protocols, and what was read beyond the head.

@@ -106,7 +106,13 @@ mod tests {
     use super::*;
 
     fn settings() -> Settings {
-        let pool = Limits { idle: 2, idle_time: Duration::from_secs(1), header_lines: 100, header_bytes: 4096 };
+        let pool = Limits {
+            idle: 2,
+            idle_time: Duration::from_secs(1),
+            header_lines: 100,
+            header_bytes: 4096,
+            header_room: 6,
+        };
         Settings { pool, idle: 4, connect: Duration::from_secs(1), handshake: Duration::from_secs(1) }
     }
 

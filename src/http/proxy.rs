@@ -40,17 +40,28 @@ impl Proxy {
     /// # Errors
     /// Why there is no response of the application.
     pub fn forward(&self, request: Request) -> Forwarding {
-        let sending = match Prepared::new(request, Replay::Any) {
-            Ok(prepared) => prepared.send(&self.pool),
-            Err(cause) => return Box::pin(std::future::ready(Err(cause))),
-        };
-        // In a box, since each layer above moves what it gets from below.
-        Box::pin(async move { sending.await.map_err(Failure::into_cause) })
+        // In a box, since each layer above moves what it gets from below; none larger than its kind has to be.
+        match Prepared::new(request, Replay::Any).map(|prepared| prepared.send(&self.pool).0) {
+            Ok(On::Http1(exchange)) => Box::pin(Forwarded(exchange)),
+            Ok(on) => Box::pin(Forwarded(Sending(on))),
+            Err(cause) => Box::pin(std::future::ready(Err(cause))),
+        }
     }
 }
 
 /// A request on its way to the application.
 pub type Forwarding = Pin<Box<dyn Future<Output = Result<Response, Cause>>>>;
+
+/// What has a cause where it has no response.
+struct Forwarded<F>(F);
+
+impl<F: Future<Output = Result<Response, Failure>> + Unpin> Future for Forwarded<F> {
+    type Output = Result<Response, Cause>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(cx).map_err(Failure::into_cause)
+    }
+}
 
 /// Which requests go out once more when a reused connection ends before a byte of the response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

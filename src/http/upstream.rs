@@ -48,6 +48,9 @@ pub struct Limits {
     pub header_lines: usize,
     /// Bytes of it.
     pub header_bytes: usize,
+    /// Headers for which the map of a response has room: its own, and those that a caller's next request has, which hyper
+    /// reads into the same map, with what the role adds to it.
+    pub header_room: usize,
 }
 
 /// The connections of one worker to one upstream.
@@ -126,6 +129,8 @@ pub struct Lease {
     h1: Option<Box<H1>>,
     pool: Weak<Pool>,
     reused: bool,
+    /// The head of a request that comes back.
+    kept: Option<Box<http::request::Parts>>,
 }
 
 /// Why no response came.
@@ -259,7 +264,7 @@ impl Pool {
         let exchange = Rc::new(Exchange::default());
         exchange.generation.set(generation);
         let io = Upstream::new(socket, self.target.clone(), exchange.clone());
-        Box::new(H1 { http: Http1::new(io, self.limits.header_lines, self.limits.header_bytes), exchange })
+        Box::new(H1 { http: Http1::new(io, &self.limits), exchange })
     }
 
     /// An idle connection for one HTTP/1.1 request, if there is one.
@@ -271,7 +276,7 @@ impl Pool {
                 && h1.is_open()
                 && self.target.still_trusts(h1.exchange.generation.get())
             {
-                return Some(Lease { h1: Some(h1), pool: Rc::downgrade(self), reused: true });
+                return Some(Lease { h1: Some(h1), pool: Rc::downgrade(self), reused: true, kept: None });
             }
         }
     }
@@ -285,7 +290,7 @@ impl Pool {
             return Ok(lease);
         }
         let (socket, generation) = self.dial().await?;
-        Ok(Lease { h1: Some(self.h1(socket, generation)), pool: Rc::downgrade(self), reused: false })
+        Ok(Lease { h1: Some(self.h1(socket, generation)), pool: Rc::downgrade(self), reused: false, kept: None })
     }
 
     /// What is known of the application's protocols.
@@ -590,7 +595,7 @@ impl Lease {
         *h1.exchange.call.borrow_mut() = Some(call.clone());
         h1.exchange.heard.set(false);
         let keep = keep && body.is_end_stream();
-        h1.http.begin(head, body, keep);
+        h1.http.begin(&head, body);
         if self.reused && replay && h1.http.outgrows(limits::REPLAY_BYTES) {
             h1.http.renew();
             self.reused = false;
@@ -602,6 +607,7 @@ impl Lease {
         {
             local.told().reused();
         }
+        self.kept = keep.then(|| Box::new(head));
     }
 
     /// The response's head. A 101 leaves the connection in `tunnel` of the call (HTTP/2) or of its connection.
@@ -613,7 +619,7 @@ impl Lease {
         let response = match std::task::ready!(h1.http.poll_response(cx)) {
             Ok(response) => response,
             Err(Failure::Upstream(fault)) => {
-                return Poll::Ready(Err(match h1.http.take_kept() {
+                return Poll::Ready(Err(match self.kept.take() {
                     Some(head)
                         if !h1.exchange.heard.get()
                             && !matches!(fault, Fault::Malformed(_) | Fault::HeadTooLarge(_)) =>
@@ -626,6 +632,7 @@ impl Lease {
             }
             Err(Failure::RequestBody(error)) => return Poll::Ready(Err(Failed::RequestBody(error))),
         };
+        self.kept = None;
         if response.status() == http::StatusCode::SWITCHING_PROTOCOLS
             && let Some(h1) = self.h1.take()
         {

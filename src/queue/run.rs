@@ -199,6 +199,7 @@ async fn start(config: Config, env: &dyn Env) -> Result<(), Fatal> {
             idle_time: config.own.upstream_idle_timeout,
             header_lines: config.own.max_headers as usize,
             header_bytes: crate::http::limits::HEADER_BYTES.max(config.own.max_header_bytes as usize),
+            header_room: 6,
         },
         http: crate::http::server::Settings {
             header_bytes: config.own.max_header_bytes as usize,
