@@ -1,9 +1,14 @@
 //! B1: `system-internal-tls` in `config-network`, switched both ways under steady traffic of both protocols.
+use std::net::TcpStream;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::channel;
 use std::thread::JoinHandle;
 
 use super::world::{Activator, NAMESPACE, REVISION, World, named};
-use crate::support::client::{Raw, run_for};
+use crate::support::app::{App, ok};
+use crate::support::client::{Raw, local, run_for};
+use crate::support::pki::client_of;
 use crate::support::wait::{eventually, patience};
 use lockkeeper::local::client::{Connection, Protocol};
 
@@ -104,4 +109,44 @@ fn given_traffic_when_tls_is_switched_on_and_off_then_no_request_is_lost() {
     let failed = traffic.end();
     assert!(failed.is_empty(), "{failed:?}");
     activator.https();
+}
+
+/// What is under way ends as it began, on both hops: the port for TLS closes, and the answer still goes over it.
+#[test]
+fn given_a_request_under_way_when_tls_is_switched_then_it_is_answered() {
+    for tls in [true, false] {
+        let world = World::new(true);
+        world.create(world.revision());
+        world.set_tls(tls);
+        let mut activator = Activator::of(world.builder(), tls);
+        let (go_on, wait) = channel::<()>();
+        let wait = Mutex::new(wait);
+        let app = App::start(move |conn| {
+            if conn.request().is_some() {
+                let _ = wait.lock().unwrap().recv();
+                conn.send(ok("in time"));
+            }
+        });
+        let pod = world.pod_with(app, |builder| builder);
+        world.endpoints(&[pod.ip], &[]);
+        let mut client = match tls {
+            true => Raw::tls(activator.https(), client_of(&world.authority, None), "kn-routing"),
+            false => Raw::plain(activator.http1),
+        };
+        client.get("/", &named(NAMESPACE, REVISION));
+        eventually("it is under way", || pod.app.count() == 1);
+
+        world.set_tls(!tls);
+        match tls {
+            true => {
+                let port = activator.https();
+                eventually("the port is closed", || TcpStream::connect(local(port)).is_err());
+            }
+            false => drop(activator.https()),
+        }
+        go_on.send(()).unwrap();
+
+        let reply = client.reply();
+        assert_eq!((reply.status(), reply.text().as_str()), (200, "in time"), "TLS before: {tls}");
+    }
 }

@@ -2,6 +2,7 @@
 mod certificates;
 mod client;
 mod directory;
+mod outage;
 mod settings;
 mod watch;
 
@@ -10,7 +11,7 @@ use std::future::Future;
 use std::time::{Duration, Instant};
 
 use lockkeeper::kube::source::Flags;
-use lockkeeper::kube::{Change, Changes, Source};
+use lockkeeper::kube::{Change, Changes, Objects, Source};
 
 use crate::support::apiserver::ApiServer;
 use crate::support::wait::patience;
@@ -50,4 +51,11 @@ async fn next<T>(changes: &mut Changes<T>) -> String {
         Change::Applied(key, _) => format!("+{}", key.name()),
         Change::Deleted(key, _) => format!("-{}", key.name()),
     }
+}
+
+/// The names of all objects, in order.
+fn names<T>(objects: &Objects<T>) -> Vec<String> {
+    let mut names: Vec<String> = objects.all().into_iter().map(|(key, _)| key.name().to_owned()).collect();
+    names.sort();
+    names
 }

@@ -1,24 +1,15 @@
 //! List and watch, feature by feature.
-use std::cell::Cell;
-use std::collections::HashMap;
-use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use lockkeeper::knative::config_map::ConfigMap;
 use lockkeeper::knative::endpoints::{Endpoints, Role};
 use lockkeeper::knative::revision::{LABEL_REVISION, Protocol, Revision};
 use lockkeeper::knative::service::{Service, private};
-use lockkeeper::kube::{Key, Objects, Selection};
+use lockkeeper::kube::{Key, Selection};
 
-use super::{next, on_the_control_side, source, until, within};
+use super::{names, next, on_the_control_side, source, until, within};
 use crate::support::apiserver::{ApiServer, Cut};
 use crate::support::objects::{config_map, private_endpoints, private_service, public_endpoints, revision, service};
-
-fn names<T>(objects: &Objects<T>) -> Vec<String> {
-    let mut names: Vec<String> = objects.all().into_iter().map(|(key, _)| key.name().to_owned()).collect();
-    names.sort();
-    names
-}
 
 /// API concepts, streaming lists: the set is complete with the bookmark that says so, and not before.
 #[test]
@@ -183,157 +174,6 @@ fn given_a_bookmark_when_the_watch_is_cut_then_it_goes_on_after_the_bookmark() {
         until("the watch goes on", || server.requests_for("revisions").len() == 2).await;
     });
     assert_eq!(server.requests_for("revisions")[1].parameter("resourceVersion"), "1002");
-}
-
-/// The server is gone for a while: the state stays, and the watch comes back by itself.
-#[test]
-fn given_a_server_that_goes_away_when_it_comes_back_then_the_state_stayed_and_follows_again() {
-    let server = ApiServer::start();
-    server.apply(revision("demo", "a-00001"));
-    on_the_control_side(async {
-        let revisions = source(&server).objects::<Revision>(Selection::everywhere());
-        within("the set is read", revisions.synced()).await;
-        until("it is connected", || revisions.counters().connected()).await;
-        server.stop();
-        until("attempts fail", || revisions.counters().failures() >= 3).await;
-        assert!(!revisions.counters().connected());
-        assert_eq!(names(&revisions), ["a-00001"]);
-        assert!(revisions.is_synced());
-
-        server.apply(revision("demo", "b-00001"));
-        server.restart();
-        until("the change came", || revisions.len() == 2).await;
-        assert!(revisions.counters().connected());
-        assert_eq!(revisions.counters().relists(), 1);
-    });
-}
-
-/// However long it was gone, and whatever was watched, what changed meanwhile is known soon after its return.
-#[test]
-fn given_a_server_that_was_gone_for_long_when_it_comes_back_then_all_kinds_follow_within_seconds() {
-    let server = ApiServer::start();
-    server.apply(revision("demo", "a-00001"));
-    on_the_control_side(async {
-        let source = source(&server);
-        let revisions = source.objects::<Revision>(Selection::everywhere());
-        let endpoints = source.objects::<Endpoints>(Selection::everywhere());
-        let services = source.objects::<Service>(Selection::everywhere());
-        let all = [revisions.counters(), endpoints.counters(), services.counters()];
-        until("all are followed", || all.iter().all(|counters| counters.connected())).await;
-        server.stop();
-        // The longest waits have begun.
-        until("attempts fail", || all.iter().all(|counters| counters.failures() >= 6)).await;
-        server.apply(revision("demo", "b-00001"));
-        server.apply(private_endpoints("demo", "b-00001").subset(&["10.0.0.1"], &[], "http", 8012));
-        server.apply(private_service("demo", "b-00001", "None"));
-
-        let start = Instant::now();
-        server.restart();
-        until("all changes came", || (revisions.len(), endpoints.len(), services.len()) == (2, 1, 1)).await;
-        // Up to half a second and three; the rest is this machine's.
-        assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
-        assert!(all.iter().all(|counters| counters.relists() == 1));
-    });
-}
-
-/// While nobody answers, one attempt to connect counts for all watches.
-#[test]
-fn given_many_watches_when_there_is_no_connection_then_few_are_tried() {
-    let server = ApiServer::start();
-    let env: HashMap<String, String> = server.env().into_iter().collect();
-    let port = env["KUBERNETES_SERVICE_PORT"].parse::<u16>().unwrap();
-    let host = env["KUBERNETES_SERVICE_HOST"].clone();
-    server.stop();
-    on_the_control_side(async {
-        let tried = Rc::new(Cell::new(0));
-        let deaf = tokio::net::TcpListener::bind((host.as_str(), port)).await.unwrap();
-        let counted = tried.clone();
-        // Takes connections, and ends them before any handshake.
-        tokio::task::spawn_local(async move {
-            while deaf.accept().await.is_ok() {
-                counted.set(counted.get() + 1);
-            }
-        });
-        let start = Instant::now();
-        let source = source(&server);
-        let watched =
-            |number: usize| source.objects::<ConfigMap>(Selection::within("demo").named(format!("map-{number}")));
-        let maps: Vec<_> = (0..100).map(watched).collect();
-        until("all have failed", || maps.iter().all(|maps| maps.counters().failures() >= 3)).await;
-        let most = start.elapsed().as_millis() / 500 + 1;
-        assert!((1..=most).contains(&tried.get()), "{} of {most}", tried.get());
-    });
-}
-
-/// A server that is busy, or starting, or whose balancer answers in its place: nothing is read again for that.
-#[test]
-fn given_a_server_that_is_not_ready_when_a_watch_is_taken_up_then_it_goes_on_where_it_was() {
-    for status in [502, 403] {
-        let server = ApiServer::start();
-        server.apply(revision("demo", "a-00001"));
-        on_the_control_side(async {
-            let revisions = source(&server).objects::<Revision>(Selection::everywhere());
-            within("the set is read", revisions.synced()).await;
-            until("the watch runs", || server.watches("revisions") == 1).await;
-            server.fail_next("revisions", 4, status);
-            server.cut("revisions", Cut::Clean);
-            until("it goes on", || server.requests_for("revisions").len() == 6).await;
-            server.apply(revision("demo", "b-00001"));
-            until("the change came", || revisions.len() == 2).await;
-            assert_eq!(revisions.counters().relists(), 1, "{status}");
-        });
-    }
-}
-
-/// A server that is not there yet: nothing is synced until it is.
-#[test]
-fn given_no_server_when_it_comes_later_then_the_set_is_read_then() {
-    let server = ApiServer::start();
-    server.stop();
-    server.apply(revision("demo", "a-00001"));
-    on_the_control_side(async {
-        let revisions = source(&server).objects::<Revision>(Selection::everywhere());
-        until("attempts fail", || revisions.counters().failures() >= 2).await;
-        assert!(!revisions.is_synced());
-        server.restart();
-        within("the set is read", revisions.synced()).await;
-        assert_eq!(names(&revisions), ["a-00001"]);
-    });
-}
-
-/// Errors of the server are waited out, with what it asks for; the streaming list stays possible.
-#[test]
-fn given_errors_when_the_set_is_asked_for_then_it_is_asked_for_again() {
-    for status in [503, 429, 401, 403] {
-        let server = ApiServer::start();
-        server.apply(revision("demo", "a-00001"));
-        server.fail_next("revisions", 2, status);
-        on_the_control_side(async {
-            let revisions = source(&server).objects::<Revision>(Selection::everywhere());
-            within("the set is read", revisions.synced()).await;
-            assert_eq!(revisions.counters().failures(), 2);
-        });
-        let asked = server.requests_for("revisions");
-        assert_eq!(asked.iter().map(|audit| audit.status).collect::<Vec<_>>(), [status, status, 200]);
-        assert!(asked.iter().all(|audit| audit.parameter("sendInitialEvents") == "true"));
-    }
-}
-
-/// A version that the server refuses again and again, with whatever words, is given up.
-#[test]
-fn given_a_server_that_keeps_refusing_our_version_when_it_was_asked_often_then_the_set_is_read_again() {
-    let server = ApiServer::start();
-    server.apply(revision("demo", "a-00001"));
-    on_the_control_side(async {
-        let revisions = source(&server).objects::<Revision>(Selection::everywhere());
-        within("the set is read", revisions.synced()).await;
-        until("the watch runs", || server.watches("revisions") == 1).await;
-        server.fail_next("revisions", 4, 504);
-        server.cut("revisions", Cut::Clean);
-        until("the set was read again", || revisions.counters().relists() == 2).await;
-        server.apply(revision("demo", "b-00001"));
-        until("the change came", || revisions.len() == 2).await;
-    });
 }
 
 /// A stream that ends before its set is complete gives no set, and takes nothing away.
