@@ -8,7 +8,8 @@ use lockkeeper::knative::config_map::ConfigMap;
 use lockkeeper::knative::endpoints::Endpoints;
 use lockkeeper::knative::revision::Revision;
 use lockkeeper::knative::service::Service;
-use lockkeeper::kube::Selection;
+use lockkeeper::kube::source::Flags;
+use lockkeeper::kube::{Selection, Source};
 
 use super::{names, on_the_control_side, source, until, within};
 use crate::support::apiserver::{ApiServer, Cut};
@@ -69,13 +70,11 @@ fn given_a_server_that_was_gone_for_long_when_it_comes_back_then_all_kinds_follo
 #[test]
 fn given_many_watches_when_there_is_no_connection_then_few_are_tried() {
     let server = ApiServer::start();
-    let env: HashMap<String, String> = server.env().into_iter().collect();
-    let port = env["KUBERNETES_SERVICE_PORT"].parse::<u16>().unwrap();
-    let host = env["KUBERNETES_SERVICE_HOST"].clone();
-    server.stop();
+    let mut env: HashMap<String, String> = server.env().into_iter().collect();
     on_the_control_side(async {
         let tried = Rc::new(Cell::new(0));
-        let deaf = tokio::net::TcpListener::bind((host.as_str(), port)).await.unwrap();
+        let deaf = tokio::net::TcpListener::bind((env["KUBERNETES_SERVICE_HOST"].as_str(), 0)).await.unwrap();
+        env.insert("KUBERNETES_SERVICE_PORT".to_owned(), deaf.local_addr().unwrap().port().to_string());
         let counted = tried.clone();
         // Takes connections, and ends them before any handshake.
         tokio::task::spawn_local(async move {
@@ -84,7 +83,7 @@ fn given_many_watches_when_there_is_no_connection_then_few_are_tried() {
             }
         });
         let start = Instant::now();
-        let source = source(&server);
+        let source = Source::find(&env, &Flags::default()).unwrap();
         let watched =
             |number: usize| source.objects::<ConfigMap>(Selection::within("demo").named(format!("map-{number}")));
         let maps: Vec<_> = (0..100).map(watched).collect();
