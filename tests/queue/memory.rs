@@ -171,12 +171,7 @@ fn given_readers_that_stall_when_the_application_writes_on_then_memory_grows_by_
         frames.headers(n * 2 + 1, &get, true);
     }
     eventually("all have begun", || app.count() >= 2 * READERS);
-    // Nothing is written any more once every buffer on the way is full.
-    let mut last = u64::MAX;
-    eventually("the writers stall", || {
-        std::thread::sleep(Duration::from_millis(300));
-        std::mem::replace(&mut last, written.load(Ordering::Relaxed)) == written.load(Ordering::Relaxed)
-    });
+    stalls("the writers stall", &written);
     let grown = queue.memory_peak().saturating_sub(before);
     let streams = 2 * READERS as u64;
     assert!(grown <= 2 * 1024 * streams, "grew by {grown} KiB with {streams} streams");
@@ -185,6 +180,50 @@ fn given_readers_that_stall_when_the_application_writes_on_then_memory_grows_by_
     reader.stream.set_read_timeout(socket_timeout()).unwrap();
     assert_eq!(reader.head().unwrap().status(), 200);
     assert_eq!(reader.bytes(8 << 20).len(), 8 << 20);
+}
+
+/// Q10 the other way: an application that does not read. What callers may send ahead ends in bounded buffers.
+#[test]
+fn given_an_application_that_stalls_when_callers_upload_then_memory_grows_by_half_a_mib_a_stream_at_most() {
+    const CALLERS: u64 = 16;
+    const PIECE: [u8; 64 << 10] = [b'x'; 64 << 10];
+    let end = std::sync::Arc::new(std::sync::Barrier::new(CALLERS as usize + 1));
+    let ends = end.clone();
+    let app = App::start(move |conn| {
+        conn.head();
+        ends.wait();
+    });
+    let mut queue = queue(app.port()).start();
+    let http = queue.http();
+    let before = queue.memory_own();
+    let written = std::sync::Arc::new(AtomicU64::new(0));
+    for _ in 0..CALLERS {
+        let mut stream = TcpStream::connect(local(http)).unwrap();
+        let counter = written.clone();
+        // They end with their connections, once the application closes.
+        std::thread::spawn(move || {
+            let _ = stream.write_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1073741824\r\n\r\n");
+            while stream.write_all(&PIECE).is_ok() {
+                counter.fetch_add(PIECE.len() as u64, Ordering::Relaxed);
+            }
+        });
+    }
+    eventually("all have come", || app.count() as u64 >= CALLERS);
+    stalls("the callers stall", &written);
+    let grown = queue.memory_own().saturating_sub(before);
+    assert!(written.load(Ordering::Relaxed) > CALLERS * 1024 * 1024, "nothing was sent ahead");
+    end.wait();
+    assert!(grown <= CALLERS * 512, "grew by {grown} KiB with {CALLERS} streams");
+}
+
+/// Waits until nothing is written any more: every buffer on the way is full.
+#[track_caller]
+fn stalls(what: &str, written: &AtomicU64) {
+    let mut last = u64::MAX;
+    eventually(what, || {
+        std::thread::sleep(Duration::from_millis(300));
+        std::mem::replace(&mut last, written.load(Ordering::Relaxed)) == written.load(Ordering::Relaxed)
+    });
 }
 
 fn get_some(port: u16) {
