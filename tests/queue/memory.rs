@@ -186,7 +186,7 @@ fn given_readers_that_stall_when_the_application_writes_on_then_memory_grows_by_
 #[test]
 fn given_an_application_that_stalls_when_callers_upload_then_memory_grows_by_half_a_mib_a_stream_at_most() {
     const CALLERS: u64 = 16;
-    const PIECE: [u8; 64 << 10] = [b'x'; 64 << 10];
+    static PIECE: [u8; 64 << 10] = [b'x'; 64 << 10];
     let end = std::sync::Arc::new(std::sync::Barrier::new(CALLERS as usize + 1));
     let ends = end.clone();
     let app = App::start(move |conn| {
