@@ -1,11 +1,12 @@
 //! How long a watch that failed waits before it is tried again.
 //!
-//! client-go waits for 0.8 s, doubled up to 30 s, up to as long again at random, so that half a minute and more may pass
-//! after an outage in which it acts on what was. Here the last wait is two seconds, up to half of it more at random: what
-//! changed meanwhile acts within four seconds of the return of a server that refused connections; where packets were lost,
-//! TCP's own pauses come on top. The server can afford it. Only activators and gateways watch, a few kinds each; the random part keeps them apart; a watch that goes on where it was costs no list;
-//! while there is no connection, all watches of a process ask for one twice a second at most
-//! ([`super::transport`]); and a server that has too much to do says when it wants to be asked again.
+//! client-go waits for 0.8 s, doubled up to 30 s, up to as long again at random, so that half a minute and more may
+//! pass after an outage in which it acts on what was. Here the last wait is two seconds, up to half of it more at
+//! random: what changed meanwhile acts within four seconds of the return of a server that refused connections; where
+//! packets were lost, TCP's own pauses come on top. The server can afford it. Only activators and gateways watch, a few
+//! kinds each; the random part keeps them apart; a watch that goes on where it was costs no list; while there is no
+//! connection, all watches of a process ask for one twice a second at most ([`super::transport`]); and a server that
+//! has too much to do says when it wants to be asked again.
 //!
 //! Source: client-go's `tools/cache/reflector.go` (`NewReflectorWithOptions`).
 use std::hash::{BuildHasher, RandomState};
