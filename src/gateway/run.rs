@@ -37,9 +37,8 @@ use crate::tls::policy::Policy;
 use crate::tls::{identity, provider, trust};
 use crate::worker::{Workers, cpu};
 
-/// Idle HTTP/1.1 connections of a worker to one upstream.
-const IDLE_PER_UPSTREAM: usize = 100;
-/// Idle HTTP/1.1 connections of a worker to all upstreams.
+/// Idle HTTP/1.1 connections of a worker to all upstreams, or to a single one, as the activator may be: with fewer for
+/// each, as many requests at once would shake hands again and again.
 const IDLE: usize = 1000;
 /// Longest time for TCP to connect: Kourier's `connectTimeout` is 5 s, which a dead address among live ones would cost.
 const CONNECT: Duration = Duration::from_secs(2);
@@ -164,7 +163,7 @@ async fn start(config: Config, env: &dyn Env, flags: &Flags) -> Result<(), Fatal
 fn pool_settings() -> pools::Settings {
     pools::Settings {
         pool: Limits {
-            idle: IDLE_PER_UPSTREAM,
+            idle: IDLE,
             idle_time: limits::UPSTREAM_IDLE,
             header_lines: limits::HEADER_LINES,
             header_bytes: limits::HEADER_BYTES,
