@@ -65,8 +65,8 @@ enum First {
     Over(Cause),
 }
 
-/// Who a request is from, for choosing another way.
-struct From<'a> {
+/// What another way for a request is chosen by.
+struct Asked<'a> {
     call: Rc<Call>,
     host: &'a str,
     approved: bool,
@@ -106,7 +106,7 @@ impl Upstreams {
         went: &'a Went,
     ) -> impl Future<Output = Result<Response, Cause>> + 'a {
         // What is large is used up here, or in a box, and not carried along until the response comes.
-        let from = From { call: request.call.clone(), host, approved };
+        let asked = Asked { call: request.call.clone(), host, approved };
         let began = Instant::now();
         let mut first = self.first(request, &way, &random, went);
         async move {
@@ -124,7 +124,7 @@ impl Upstreams {
                 (_, First::Over(cause)) => return Err(cause),
                 (None, First::Sent(..)) => return Err(Cause::NoUpstream("no_endpoints")),
             };
-            let response = Box::pin(self.go_round(whole, way, from, random, went)).await?;
+            let response = Box::pin(self.go_round(whole, way, asked, random, went)).await?;
             Ok(timed(response, began))
         }
     }
@@ -191,7 +191,7 @@ impl Upstreams {
         &self,
         mut whole: Whole,
         mut way: Way,
-        from: From<'_>,
+        asked: Asked<'_>,
         random: impl Fn() -> u32,
         went: &Went,
     ) -> Result<Response, Cause> {
@@ -209,9 +209,9 @@ impl Upstreams {
                 // The addresses have changed meanwhile.
                 continue;
             }
-            let approved_for = from.approved.then(|| way.route.clone());
-            let connection = &from.call.connection;
-            let other = decide::again(&self.live, connection, &mut whole.prepared, from.host, way, &random);
+            let approved_for = asked.approved.then(|| way.route.clone());
+            let connection = &asked.call.connection;
+            let other = decide::again(&self.live, connection, &mut whole.prepared, asked.host, way, &random);
             way = other.filter(|other| approved_for.is_none_or(|route| other.is_as(&route))).ok_or(cause)?;
             went.backend.set(Some(way.backend.clone()));
         }
