@@ -149,11 +149,24 @@ mod tests {
     use crate::tls::policy::Policy;
     use crate::tls::trust;
 
+    fn live() -> Arc<Live> {
+        let trust = trust::Store::new();
+        Live::new(Arc::new(Connector::new(&Policy::default(), trust.clone())), trust, String::new(), false)
+    }
+
+    #[test]
+    fn given_a_metric_when_it_is_scraped_then_the_readme_tells_what_it_is() {
+        let readme = include_str!("../../README.md");
+        let told = families(&live(), &Counts::default(), &Drain::new(1));
+        assert!(told.len() > 10);
+        for family in told {
+            assert!(readme.contains(&format!("`{}`", family.name)), "{} is not in the README", family.name);
+        }
+    }
+
     #[test]
     fn given_callers_when_they_ask_for_the_config_then_those_on_loopback_alone_are_told() {
-        let trust = trust::Store::new();
-        let connector = Arc::new(Connector::new(&Policy::default(), trust.clone()));
-        let live = Live::new(connector, trust, String::new(), false);
+        let live = live();
         for (peer, status) in [
             ("127.0.0.1", StatusCode::OK),
             ("::1", StatusCode::OK),

@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use super::call::{Call, Connection};
 use super::limits;
 use super::stream::Stream;
+use crate::memory;
 use crate::tls::trust;
 use crate::worker::clock;
 
@@ -260,8 +261,9 @@ impl Connections {
 }
 
 /// Looks after the connections of a worker, for ever: ends those on which a first header block has been awaited for
-/// `header_time`, or a later one has been coming in for so long, or nothing happened for `idle`, and lets idle ones give their buffers back. `upstreams` looks after what
-/// else the worker holds, once a second.
+/// `header_time`, or a later one has been coming in for so long, or nothing happened for `idle`, and lets idle ones give
+/// their buffers back. `upstreams` looks after what else the worker holds, once a second, and the worker's stock of freed
+/// memory goes back as often.
 pub async fn housekeeping(
     connections: Rc<Connections>,
     header_time: Duration,
@@ -275,6 +277,7 @@ pub async fn housekeeping(
         let now = Instant::now();
         if now.saturating_duration_since(last) >= limits::SWEEP {
             upstreams(now);
+            memory::blocks::give_back();
             last = now;
         }
     }

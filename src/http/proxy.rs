@@ -1,22 +1,23 @@
 //! The core: one request in, one request to the application, its response back.
 
+mod hop;
+
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use http::header::{self, HeaderValue};
-use http::uri::{Authority, PathAndQuery, Scheme, Uri};
-use http::{Method, StatusCode, Version};
+use http::uri::PathAndQuery;
+use http::{Method, Version};
 
-use super::body::{Body, Outbound};
-use super::call::Call;
+use self::hop::Hop;
+use super::body::Outbound;
 use super::cause::Cause;
 use super::dial::Unreached;
 use super::h1_framing::Fault;
 use super::headers::{self, Has};
-use super::inbound::{Broken, Received};
-use super::upstream::{Failed, Lease, Pool, Resend, Sent, Speaks, Stream};
-use super::wire::Counted;
+use super::inbound::Broken;
+use super::upstream::{Failed, Lease, Pool, Sent, Speaks, Stream};
 use super::{Request, Response};
 
 /// The parent of the application's spans (W3C Trace Context).
@@ -131,23 +132,6 @@ impl Tries {
 pub struct Prepared {
     request: http::Request<Outbound>,
     hop: Hop,
-}
-
-/// What the next hop's headers are made of.
-#[derive(Clone)]
-struct Hop {
-    call: Rc<Call>,
-    authority: Option<Authority>,
-    path: PathAndQuery,
-    upgrade: Option<HeaderValue>,
-    /// The caller named no host: the upstream's address stands for it.
-    no_host: bool,
-    /// The request has no body.
-    ended: bool,
-    /// It says its length.
-    length: bool,
-    replay: bool,
-    keep: bool,
 }
 
 impl Prepared {
@@ -455,76 +439,6 @@ struct Streamed {
     pool: Rc<Pool>,
 }
 
-impl Hop {
-    fn resend(&self) -> Resend {
-        Resend { replay: self.replay, keep: self.keep }
-    }
-
-    fn answer_h2(&self, response: http::Response<Received>, counted: Counted) -> Response {
-        let (mut head, received) = response.into_parts();
-        let has = Has::of(&head.headers);
-        headers::strip_hop_by_hop(&mut head.headers, has);
-        if has.any(Has::LENGTH) {
-            // A body of a known length has no place for trailers over HTTP/1.1.
-            self.call.connection.chunks.set(false);
-        }
-        Response::from_parts(head, Body::streamed(received, counted))
-    }
-
-    fn answer_h1(&self, response: http::Response<()>, lease: Lease) -> Result<Response, Cause> {
-        let (mut head, ()) = response.into_parts();
-        head.version = Version::HTTP_11;
-        if head.status == StatusCode::SWITCHING_PROTOCOLS {
-            return switch(head, self.upgrade.as_ref());
-        }
-        let has = Has::of(&head.headers);
-        if has.any(Has::HOP)
-            && head.headers.contains_key(header::TRANSFER_ENCODING)
-            && !headers::is_chunked_alone(&head.headers)
-        {
-            return Err(Cause::UpstreamMalformed(None));
-        }
-        headers::strip_hop_by_hop(&mut head.headers, has);
-        Ok(Response::from_parts(head, Body::leased(lease)))
-    }
-
-    /// Origin form, and `Host`: that of the target when it was absolute, else the caller's, else the upstream's.
-    fn target_h1(&self, request: &mut http::Request<Outbound>, pool: &Pool) {
-        // Whoever names a user here says it to the wrong one (RFC 9110 section 4.2.4).
-        let bare = |a: &Authority| HeaderValue::from_str(a.as_str().rsplit('@').next().unwrap_or_default()).ok();
-        let absolute = self.authority.as_ref().and_then(bare);
-        if let Some(host) = absolute {
-            request.headers_mut().insert(header::HOST, host);
-        } else if self.no_host {
-            request.headers_mut().insert(header::HOST, pool.host().clone());
-        }
-        if request.version() == Version::HTTP_2 {
-            headers::join_cookies(request.headers_mut());
-        }
-        *request.uri_mut() = Uri::from(self.path.clone());
-        *request.version_mut() = Version::HTTP_11;
-        let takes_body = || [Method::POST, Method::PUT, Method::PATCH].contains(request.method());
-        if self.ended && !self.length && takes_body() {
-            // A body is expected with these; say that there is none (RFC 9110 section 8.6).
-            request.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
-        }
-    }
-
-    fn target_h2(&mut self, request: &mut http::Request<Outbound>, pool: &Pool) -> Result<(), Cause> {
-        let host = request.headers_mut().remove(header::HOST).and_then(|h| Authority::try_from(h.as_bytes()).ok());
-        // Kept here, since it may go out once more.
-        self.authority = host.or_else(|| self.authority.take());
-        let mut parts = http::uri::Parts::default();
-        parts.scheme = Some(if pool.is_tls() { Scheme::HTTPS } else { Scheme::HTTP });
-        parts.authority = Some(self.authority.clone().unwrap_or_else(|| pool.authority().clone()));
-        parts.path_and_query = Some(self.path.clone());
-        *request.uri_mut() = Uri::from_parts(parts).map_err(|_| Cause::BadRequest("target"))?;
-        *request.version_mut() = Version::HTTP_2;
-        headers::join_cookies(request.headers_mut());
-        Ok(())
-    }
-}
-
 /// What Go's transport sends again (`net/http`, `Request.isReplayable`).
 fn is_idempotent(head: &http::request::Parts) -> bool {
     const KEYS: [header::HeaderName; 2] =
@@ -535,21 +449,6 @@ fn is_idempotent(head: &http::request::Parts) -> bool {
 /// Whether each `%` begins two hexadecimal digits; Go's server refuses a path with others.
 fn escapes_are_whole(path: &str) -> bool {
     path.split('%').skip(1).all(|rest| rest.len() >= 2 && rest.bytes().take(2).all(|b| b.is_ascii_hexdigit()))
-}
-
-/// A 101 passes when it names the protocol that was asked for.
-fn switch(mut head: http::response::Parts, asked: Option<&HeaderValue>) -> Result<Response, Cause> {
-    let granted = head.headers.get(header::UPGRADE).cloned();
-    match (asked, granted) {
-        (Some(asked), Some(granted)) if asked.as_bytes().eq_ignore_ascii_case(granted.as_bytes()) => {
-            let has = Has::of(&head.headers);
-            headers::strip_hop_by_hop(&mut head.headers, has);
-            head.headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
-            head.headers.insert(header::UPGRADE, granted);
-            Ok(Response::from_parts(head, Body::empty()))
-        }
-        _ => Err(Cause::UpstreamSwitch),
-    }
 }
 
 fn closed() -> Unreached {

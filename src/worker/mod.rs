@@ -92,6 +92,7 @@ impl Workers {
             let (build, handles, listeners) = (build.clone(), handles.clone(), listeners_rx.take());
             let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
             std::thread::Builder::new().name(format!("worker-{index}")).stack_size(512 * 1024).spawn(move || {
+                crate::memory::blocks::keep();
                 let local = LocalSet::new();
                 local.block_on(&runtime, async move {
                     run(index, Rc::new(build(index)), accepted, listeners, handles.into()).await

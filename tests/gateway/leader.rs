@@ -97,7 +97,7 @@ fn given_an_api_server_that_refuses_leases_when_the_deadline_is_over_then_the_le
 
     cluster.api.forbid("leases", true);
     replica.logs("leads no longer");
-    let told = replica.log.lines(|line| line.contains("Lease") && line.contains("403"));
+    let told = replica.log.lines(|line| line.contains("Lease") && line.contains("403 Forbidden"));
     assert_eq!(told.len(), 1, "an attempt each half second, one word about them: {told:#?}");
     cluster.api.apply(simple("first", "a", "app"));
     let routes = port(&mut replica);
