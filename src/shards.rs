@@ -5,13 +5,15 @@
 //! with its predecessor but those that changed. The data side looks a name up without locks or allocation.
 use std::collections::HashMap;
 use std::fmt;
-use std::hash::{BuildHasher as _, RandomState};
+use std::hash::BuildHasher as _;
 use std::sync::Arc;
+
+use foldhash::fast::RandomState;
 
 /// Names are spread over this many maps: of 30,000, a change copies about 30.
 const SHARDS: usize = 1024;
 
-type Shard<V> = HashMap<Box<str>, V>;
+type Shard<V> = HashMap<Box<str>, V, RandomState>;
 
 /// The map.
 pub struct Shards<V> {
@@ -29,8 +31,8 @@ impl<V> Clone for Shards<V> {
 impl<V> Default for Shards<V> {
     fn default() -> Self {
         // One empty shard stands in for all.
-        let shards = std::iter::repeat_n(Arc::new(Shard::new()), SHARDS).collect();
-        Self { shards, hasher: RandomState::new() }
+        let shards = std::iter::repeat_n(Arc::new(Shard::default()), SHARDS).collect();
+        Self { shards, hasher: RandomState::default() }
     }
 }
 

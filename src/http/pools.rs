@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use foldhash::fast::RandomState;
 use tokio::sync::watch;
 
 use super::dial::{Patience, Target, Tls};
@@ -35,7 +36,7 @@ pub struct Settings {
 pub struct Pools {
     settings: Settings,
     patience: Rc<Patience>,
-    by: RefCell<HashMap<Key, Rc<Pool>>>,
+    by: RefCell<HashMap<Key, Rc<Pool>, RandomState>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

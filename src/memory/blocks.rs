@@ -11,20 +11,16 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::ptr;
 
-/// glibc's blocks are 8 bytes short of a multiple of 16: no other sizes cost less.
-const SMALL_STEP: usize = 16;
-/// Up to this size in bytes.
-const SMALL_MOST: usize = 1032;
-/// Distance of larger sizes.
-const LARGE_STEP: usize = 256;
+/// glibc's blocks are 8 bytes short of a multiple of 16: no other sizes cost less, and each has a list of its own.
+const STEP: usize = 16;
+/// Sizes: one that no block has, then one for each step.
+const SIZES: usize = 1 + 1024;
 /// The largest block in bytes that is kept: two of hyper's buffers.
-const LARGE_MOST: usize = SMALL_MOST + 60 * LARGE_STEP;
-/// Sizes: one that no block has, the small ones, the large ones.
-const SIZES: usize = 1 + 64 + 60;
+const MOST: usize = bytes_of(SIZES - 1);
 /// Blocks of a size that a worker keeps.
 const MOST_OF_A_SIZE: u16 = 64;
 /// Bytes that a worker keeps in all.
-const MOST_BYTES: usize = 512 * 1024;
+const MOST_BYTES: usize = 256 * 1024;
 /// What glibc aligns everything to.
 const ALIGN: usize = 16;
 
@@ -53,20 +49,13 @@ thread_local! {
 
 /// The size that serves `layout`: its index, if there is one.
 fn size_of(layout: Layout) -> Option<usize> {
-    let bytes = layout.size();
-    if layout.align() > ALIGN || bytes > LARGE_MOST {
-        None
-    } else if bytes <= SMALL_MOST {
-        Some(((bytes + 7) / SMALL_STEP).max(1))
-    } else {
-        Some(SMALL_MOST / SMALL_STEP + (bytes - SMALL_MOST).div_ceil(LARGE_STEP))
-    }
+    let fits = layout.align() <= ALIGN && layout.size() <= MOST;
+    fits.then(|| ((layout.size() + 7) / STEP).max(1))
 }
 
 /// Bytes of a block of the size of an index.
 const fn bytes_of(size: usize) -> usize {
-    let small = SMALL_MOST / SMALL_STEP;
-    if size <= small { size * SMALL_STEP + 8 } else { SMALL_MOST + (size - small) * LARGE_STEP }
+    size * STEP + 8
 }
 
 fn layout_of(size: usize) -> Layout {
@@ -199,13 +188,12 @@ mod tests {
 
     #[test]
     fn given_any_size_when_it_is_looked_up_then_the_block_is_large_enough_and_little_larger() {
-        for bytes in 1..=LARGE_MOST {
+        for bytes in 1..=MOST {
             let size = size_of(Layout::from_size_align(bytes, 8).unwrap()).unwrap();
             assert!(size > 0 && size < SIZES, "{bytes}");
-            let most = if bytes <= 24 { 24 } else { bytes + if bytes <= SMALL_MOST { 15 } else { LARGE_STEP - 1 } };
-            assert!((bytes..=most).contains(&bytes_of(size)), "{bytes}: {}", bytes_of(size));
+            assert!((bytes..bytes.max(9) + STEP).contains(&bytes_of(size)), "{bytes}: {}", bytes_of(size));
         }
-        assert_eq!(size_of(Layout::from_size_align(LARGE_MOST + 1, 8).unwrap()), None);
+        assert_eq!(size_of(Layout::from_size_align(MOST + 1, 8).unwrap()), None);
         assert_eq!(size_of(Layout::from_size_align(64, 32).unwrap()), None);
     }
 
@@ -221,8 +209,8 @@ mod tests {
             }
         }
         let (bytes, count) = stocked();
-        assert!(bytes <= MOST_BYTES && bytes > MOST_BYTES - 16_392, "{bytes}");
-        assert!(count > 128 && count <= 192, "{count}");
+        assert!(bytes <= MOST_BYTES && bytes > MOST_BYTES - MOST, "{bytes}");
+        assert!(count >= 64 && count <= 192, "{count}");
         give_back();
         assert_eq!(stocked(), (0, 0));
     }

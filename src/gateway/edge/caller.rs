@@ -110,16 +110,17 @@ fn strip_controls(headers: &mut HeaderMap) {
 
 /// A random identifier (RFC 9562 section 5.4). Written by hand: the formatter took a fifteenth of a request's time.
 fn request_id(random: impl FnMut() -> u32) -> HeaderValue {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    /// Where the two digits of each byte are: hyphens stand between groups.
+    const PLACES: [usize; 16] = [0, 2, 4, 6, 9, 11, 14, 16, 19, 21, 24, 26, 28, 30, 32, 34];
     const VERSION: u128 = 0xf << 76;
     const VARIANT: u128 = 0b11 << 62;
     let bits = std::iter::repeat_with(random).take(4).fold(0, |bits, word| bits << 32 | u128::from(word));
-    let mut rest = bits & !VERSION & !VARIANT | 4 << 76 | 0b10 << 62;
+    let bits = bits & !VERSION & !VARIANT | 4 << 76 | 0b10 << 62;
     let mut text = [b'-'; 36];
-    let digits = text.iter_mut().enumerate().rev().filter(|(at, _)| ![8, 13, 18, 23].contains(at));
-    for (_, digit) in digits {
-        let value = (rest & 0xf) as u8;
-        *digit = if value < 10 { b'0' + value } else { b'a' + value - 10 };
-        rest >>= 4;
+    for (byte, place) in bits.to_be_bytes().into_iter().zip(PLACES) {
+        text[place] = DIGITS[usize::from(byte >> 4)];
+        text[place + 1] = DIGITS[usize::from(byte & 0xf)];
     }
     HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static(""))
 }
