@@ -8,6 +8,7 @@ use std::cell::RefCell;
 use http::{HeaderName, HeaderValue, Method, Version};
 
 use super::body::Outbound;
+use super::upstream::Outgoing;
 
 /// Lists that a worker keeps for later.
 const MOST: usize = 16;
@@ -43,15 +44,15 @@ impl Kept {
 
     /// The request again, less its target.
     #[must_use]
-    pub fn with(mut self, body: Outbound) -> http::Request<Outbound> {
-        let mut request = http::Request::new(body);
-        *request.version_mut() = Version::HTTP_2;
-        request.headers_mut().reserve(self.lines.len());
+    pub fn with(mut self, body: Outbound) -> Outgoing {
+        let (mut head, ()) = http::Request::new(()).into_parts();
+        head.version = Version::HTTP_2;
+        head.headers.reserve(self.lines.len());
         for (name, value) in self.lines.drain(..) {
-            request.headers_mut().append(name, value);
+            head.headers.append(name, value);
         }
-        *request.method_mut() = std::mem::take(&mut self.method);
-        request
+        head.method = std::mem::take(&mut self.method);
+        Outgoing { head: Box::new(head), body }
     }
 }
 

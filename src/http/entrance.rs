@@ -61,7 +61,7 @@ where
             self.told.answered(cause.token());
         }
         let future = match early {
-            None => Some(self.stack.borrow_mut().call(Request { head, body, call: call.clone() })),
+            None => Some(self.stack.borrow_mut().call(Request { head: Box::new(head), body, call: call.clone() })),
             Some(_) => None,
         };
         let early = early.map(Box::new);

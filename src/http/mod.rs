@@ -42,7 +42,8 @@ use std::rc::Rc;
 /// A request on its way through a role's stack.
 pub struct Request {
     /// Method, target, version and headers; layers change them in place.
-    pub head: http::request::Parts,
+    /// In a box, since each layer moves a request, and a copy of this costs more than the box.
+    pub head: Box<http::request::Parts>,
     /// The body as it comes in from the caller.
     pub body: inbound::Inbound,
     /// What is known of this request beside the message itself.

@@ -17,7 +17,7 @@ use super::dial::Unreached;
 use super::h1_framing::Fault;
 use super::headers::{self, Has};
 use super::inbound::Broken;
-use super::upstream::{Failed, Lease, Pool, Sent, Speaks, Stream};
+use super::upstream::{Failed, Lease, Outgoing, Pool, Sent, Speaks, Stream};
 use super::{Request, Response};
 
 /// The parent of the application's spans (W3C Trace Context).
@@ -130,7 +130,7 @@ impl Tries {
 
 /// A request whose headers are ready for the next hop, whichever it is.
 pub struct Prepared {
-    request: http::Request<Outbound>,
+    request: Outgoing,
     hop: Hop,
 }
 
@@ -190,21 +190,24 @@ impl Prepared {
         let no_host = authority.is_none() && !has.any(Has::HOST);
         let replay = replay == Replay::Any || (ended && is_idempotent(&head));
         let length = has.any(Has::LENGTH);
-        let request = http::Request::from_parts(head, Outbound::new(body, call.clone(), expects));
-        Ok(Self { request, hop: Hop { call, authority, path, upgrade, no_host, ended, length, replay, keep: false } })
+        let body = Outbound::new(body, call.clone(), expects);
+        Ok(Self {
+            request: Outgoing { head, body },
+            hop: Hop { call, authority, path, upgrade, no_host, ended, length, replay, keep: false },
+        })
     }
 
     /// It comes back as [`Failure::Lost`] when its upstream goes away before a byte of the response, if doing it twice is
     /// the same as doing it once (RFC 9110 section 9.2.2) and it has no body.
     #[must_use]
     pub fn kept(mut self) -> Self {
-        self.hop.keep = self.hop.ended && self.hop.upgrade.is_none() && self.request.method().is_idempotent();
+        self.hop.keep = self.hop.ended && self.hop.upgrade.is_none() && self.request.head.method.is_idempotent();
         self
     }
 
     /// Its headers, for whoever sends it another way than it was made for.
     pub fn headers_mut(&mut self) -> &mut header::HeaderMap {
-        self.request.headers_mut()
+        &mut self.request.head.headers
     }
 
     /// Its path, without the query.
@@ -217,7 +220,7 @@ impl Prepared {
     pub fn set_host(&mut self, host: HeaderValue) {
         self.hop.authority = None;
         self.hop.no_host = false;
-        self.request.headers_mut().insert(header::HOST, host);
+        self.request.head.headers.insert(header::HOST, host);
     }
 
     /// Whether it asks for another protocol: then only HTTP/1.1 can carry it.
@@ -229,12 +232,12 @@ impl Prepared {
     /// The protocol that it came by.
     #[must_use]
     pub fn version(&self) -> Version {
-        self.request.version()
+        self.request.head.version
     }
 
     /// Sends it to the upstream of `pool`, in the protocol that it came by.
     pub fn send(self, pool: &Rc<Pool>) -> Sending {
-        if self.request.version() != Version::HTTP_2 {
+        if self.request.head.version != Version::HTTP_2 {
             return self.send_over(pool, false);
         }
         if pool.speaks() == Speaks::Http2 {
@@ -283,16 +286,15 @@ impl Prepared {
     /// Begins to send it over an HTTP/1.1 connection of `pool`.
     fn on(self, mut lease: Lease, pool: &Pool) -> Exchange {
         let Self { mut request, hop } = self;
-        hop.target_h1(&mut request, pool);
-        let (head, body) = request.into_parts();
-        lease.begin(head, body, &hop.call, hop.replay, hop.keep);
+        hop.target_h1(&mut request.head, pool);
+        lease.begin(request, &hop.call, hop.replay, hop.keep);
         Exchange { lease: Some(lease), hop: Some(hop) }
     }
 
     /// Begins to send it over an HTTP/2 stream of `pool`.
     fn on_stream(self, stream: Stream, pool: &Rc<Pool>) -> On {
         let Self { mut request, mut hop } = self;
-        if let Err(cause) = hop.target_h2(&mut request, pool) {
+        if let Err(cause) = hop.target_h2(&mut request.head, pool) {
             return On::Slow(Box::pin(std::future::ready(Err(Failure::Taken(cause)))));
         }
         match stream.begin(request, hop.resend()) {
@@ -323,14 +325,11 @@ impl Prepared {
         // Until the upstream has answered over HTTP/2 once, it may turn out to speak HTTP/1 only. A request without a
         // body can then be sent again.
         let spare = (pool.speaks() == Speaks::Unknown && hop.ended).then(|| {
-            let mut spare = http::Request::new(Outbound::none(hop.call.clone()));
-            *spare.method_mut() = request.method().clone();
-            *spare.version_mut() = request.version();
-            *spare.headers_mut() = request.headers().clone();
-            Box::new(Self { request: spare, hop: hop.clone() })
+            let body = Outbound::none(hop.call.clone());
+            Box::new(Self { request: Outgoing { head: request.head.clone(), body }, hop: hop.clone() })
         });
         let failure = loop {
-            hop.target_h2(&mut request, pool).map_err(Failure::Taken)?;
+            hop.target_h2(&mut request.head, pool).map_err(Failure::Taken)?;
             let stream = match if tries.again { pool.stream_again().await } else { pool.stream().await } {
                 Ok(stream) => stream,
                 Err(error) => return Err(Failure::Unreached(Box::new(Self { request, hop }), error)),

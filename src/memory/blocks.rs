@@ -209,8 +209,8 @@ mod tests {
             }
         }
         let (bytes, count) = stocked();
-        assert!(bytes <= MOST_BYTES && bytes > MOST_BYTES - MOST, "{bytes}");
-        assert!(count >= 64 && count <= 192, "{count}");
+        assert!((MOST_BYTES - MOST..=MOST_BYTES).contains(&bytes), "{bytes}");
+        assert!((64..=192).contains(&count), "{count}");
         give_back();
         assert_eq!(stocked(), (0, 0));
     }

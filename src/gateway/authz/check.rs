@@ -305,7 +305,7 @@ impl Authorizer {
         // A connection of its own on paper: what the authoriser says must not get into the caller's.
         let of = &about.call.connection;
         let call = Rc::new(Call::new(Rc::new(Connection::new(of.peer, of.tls, of.port)), Instant::now()));
-        let request = Request { head, body: Inbound::whole(body), call };
+        let request = Request { head: Box::new(head), body: Inbound::whole(body), call };
         let prepared = Prepared::with(request, Replay::Any, ForwardedFor::Leave).map_err(|_| BAD)?;
         prepared.send_over(&pool, self.settings.protocol == Protocol::Grpc).await.map_err(|_| "authorizer_unreachable")
     }

@@ -7,7 +7,7 @@ use http::uri::{Authority, PathAndQuery, Scheme, Uri};
 use http::{Method, StatusCode, Version};
 
 use crate::http::Response;
-use crate::http::body::{Body, Outbound};
+use crate::http::body::Body;
 use crate::http::call::Call;
 use crate::http::cause::Cause;
 use crate::http::headers::{self, Has};
@@ -66,38 +66,38 @@ impl Hop {
     }
 
     /// Origin form, and `Host`: that of the target when it was absolute, else the caller's, else the upstream's.
-    pub(super) fn target_h1(&self, request: &mut http::Request<Outbound>, pool: &Pool) {
+    pub(super) fn target_h1(&self, head: &mut http::request::Parts, pool: &Pool) {
         // Whoever names a user here says it to the wrong one (RFC 9110 section 4.2.4).
         let bare = |a: &Authority| HeaderValue::from_str(a.as_str().rsplit('@').next().unwrap_or_default()).ok();
         let absolute = self.authority.as_ref().and_then(bare);
         if let Some(host) = absolute {
-            request.headers_mut().insert(header::HOST, host);
+            head.headers.insert(header::HOST, host);
         } else if self.no_host {
-            request.headers_mut().insert(header::HOST, pool.host().clone());
+            head.headers.insert(header::HOST, pool.host().clone());
         }
-        if request.version() == Version::HTTP_2 {
-            headers::join_cookies(request.headers_mut());
+        if head.version == Version::HTTP_2 {
+            headers::join_cookies(&mut head.headers);
         }
-        *request.uri_mut() = Uri::from(self.path.clone());
-        *request.version_mut() = Version::HTTP_11;
-        let takes_body = || [Method::POST, Method::PUT, Method::PATCH].contains(request.method());
+        head.uri = Uri::from(self.path.clone());
+        head.version = Version::HTTP_11;
+        let takes_body = || [Method::POST, Method::PUT, Method::PATCH].contains(&head.method);
         if self.ended && !self.length && takes_body() {
             // A body is expected with these; say that there is none (RFC 9110 section 8.6).
-            request.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
+            head.headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
         }
     }
 
-    pub(super) fn target_h2(&mut self, request: &mut http::Request<Outbound>, pool: &Pool) -> Result<(), Cause> {
-        let host = request.headers_mut().remove(header::HOST).and_then(|h| Authority::try_from(h.as_bytes()).ok());
+    pub(super) fn target_h2(&mut self, head: &mut http::request::Parts, pool: &Pool) -> Result<(), Cause> {
+        let host = head.headers.remove(header::HOST).and_then(|h| Authority::try_from(h.as_bytes()).ok());
         // Kept here, since it may go out once more.
         self.authority = host.or_else(|| self.authority.take());
         let mut parts = http::uri::Parts::default();
         parts.scheme = Some(if pool.is_tls() { Scheme::HTTPS } else { Scheme::HTTP });
         parts.authority = Some(self.authority.clone().unwrap_or_else(|| pool.authority().clone()));
         parts.path_and_query = Some(self.path.clone());
-        *request.uri_mut() = Uri::from_parts(parts).map_err(|_| Cause::BadRequest("target"))?;
-        *request.version_mut() = Version::HTTP_2;
-        headers::join_cookies(request.headers_mut());
+        head.uri = Uri::from_parts(parts).map_err(|_| Cause::BadRequest("target"))?;
+        head.version = Version::HTTP_2;
+        headers::join_cookies(&mut head.headers);
         Ok(())
     }
 }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http_body::{Body as _, Frame, SizeHint};
 use tokio::net::TcpStream;
 
-use super::{Failed, Pool};
+use super::{Failed, Outgoing, Pool};
 use crate::http::body::Outbound;
 use crate::http::call::Call;
 use crate::http::dial::{Socket, Unreached};
@@ -99,7 +99,8 @@ impl Lease {
     ///
     /// What is larger than can be kept for a replay, or may become so, gets a fresh connection at once: it could not go out
     /// again, should this one turn out to be closed. A connection costs little beside so large a request.
-    pub fn begin(&mut self, head: http::request::Parts, body: Outbound, call: &Rc<Call>, replay: bool, keep: bool) {
+    pub fn begin(&mut self, request: Outgoing, call: &Rc<Call>, replay: bool, keep: bool) {
+        let Outgoing { head, body } = request;
         let Some(h1) = &mut self.h1 else { return };
         h1.exchange.awaiting.set(true);
         *h1.exchange.call.borrow_mut() = Some(call.clone());
@@ -117,7 +118,7 @@ impl Lease {
         {
             local.told().reused();
         }
-        self.kept = keep.then(|| Box::new(head));
+        self.kept = keep.then_some(head);
     }
 
     /// The response's head. A 101 leaves the connection in `tunnel` of the call (HTTP/2) or of its connection.
@@ -135,7 +136,7 @@ impl Lease {
                             && !matches!(fault, Fault::Malformed(_) | Fault::HeadTooLarge(_)) =>
                     {
                         let body = Outbound::none(call.clone());
-                        Failed::Lost(Box::new(http::Request::from_parts(*head, body)), fault.into())
+                        Failed::Lost(Box::new(Outgoing { head, body }), fault.into())
                     }
                     _ => Failed::Exchange(fault.into()),
                 }));

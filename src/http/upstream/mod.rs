@@ -72,12 +72,20 @@ pub enum Speaks {
     Http1Only,
 }
 
+/// A request on its way to an upstream.
+pub struct Outgoing {
+    /// Its head.
+    pub head: Box<http::request::Parts>,
+    /// Its body.
+    pub body: Outbound,
+}
+
 /// Why no response came.
 pub enum Failed {
     /// The request may go out again on a fresh connection, and is here again.
     Again {
         /// It, less its target.
-        request: Box<http::Request<Outbound>>,
+        request: Box<Outgoing>,
         /// What happened; nothing, where the connection was found closed.
         error: Option<Broken>,
         /// The upstream did nothing with it (RFC 9113 section 8.7). Else doing it twice is allowed, or the upstream closed
@@ -86,7 +94,7 @@ pub enum Failed {
     },
     /// The connection ended before a byte of the response to a request that was to be kept, which is here again. It was
     /// or may have been taken.
-    Lost(Box<http::Request<Outbound>>, Broken),
+    Lost(Box<Outgoing>, Broken),
     /// The exchange failed; the request was or may have been sent.
     Exchange(Broken),
     /// The request's body could not be read; the exchange was given up.

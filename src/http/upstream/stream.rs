@@ -11,7 +11,7 @@ use h2::client::SendRequest;
 use http_body::Body as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use super::{Failed, Pool, Resend, Speaks};
+use super::{Failed, Outgoing, Pool, Resend, Speaks};
 use crate::http::again::Kept;
 use crate::http::body::Outbound;
 use crate::http::call::Call;
@@ -204,7 +204,7 @@ impl Stream {
     /// No response on it.
     pub async fn send(
         mut self,
-        request: http::Request<Outbound>,
+        request: Outgoing,
         call: &Rc<Call>,
         resend: Resend,
     ) -> Result<(http::Response<Received>, Counted), Failed> {
@@ -219,14 +219,14 @@ impl Stream {
     ///
     /// # Errors
     /// It can't be sent.
-    pub fn begin(self, request: http::Request<Outbound>, resend: Resend) -> Result<Sent, Failed> {
+    pub fn begin(self, request: Outgoing, resend: Resend) -> Result<Sent, Failed> {
         let Self { mut send, counted } = self;
-        let (head, mut body) = request.into_parts();
+        let Outgoing { head, mut body } = request;
         let ended = body.is_end_stream();
         body.keep();
         let kept = Kept::of(&head);
         let begun = counted.0.begin();
-        let (response, to) = match send.send_request(http::Request::from_parts(head, ()), ended) {
+        let (response, to) = match send.send_request(http::Request::from_parts(*head, ()), ended) {
             Ok(sent) => sent,
             // The connection does not take it any more, or the request itself cannot be sent.
             Err(error) if error.is_io() || error.is_go_away() => {
