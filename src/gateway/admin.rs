@@ -78,6 +78,18 @@ fn families(live: &Live, counts: &Counts, drain: &Drain) -> Vec<Family> {
     });
     vec![
         family("lockkeeper_gateway_requests_total", "Requests that were answered.", Kind::Counter, classes.collect()),
+        counts
+            .causes
+            .family("lockkeeper_causes_total", "Answers in place of the application's, and responses that were cut."),
+        family(
+            "lockkeeper_client_left_total",
+            "Callers that left before their answer was complete.",
+            Kind::Counter,
+            number(counts.left.load(Ordering::Relaxed) as f64),
+        ),
+        counts
+            .handshake_failures
+            .family("lockkeeper_tls_handshake_failures_total", "TLS handshakes with callers that failed, by cause."),
         family(
             "lockkeeper_gateway_requests_active",
             "Requests under way.",

@@ -30,6 +30,7 @@ use crate::http::server::{Server, Settings, Told};
 use crate::http::{Request, Response};
 use crate::lifecycle::drain::Drain;
 use crate::net::proxy_protocol::{self, Parsed};
+use crate::tls::error;
 use crate::worker::{Held, PortId, Serve};
 
 /// How long the header of the PROXY protocol may take.
@@ -79,7 +80,8 @@ pub fn on_worker(shared: &Arc<Shared>, index: usize) -> impl Serve + use<> {
     tokio::task::spawn_local(pools::follow_trust(shared.live.trust.changes(), pools));
     let service = tower::service_fn(move |request| worker.clone().handle(request));
     let stack = InFlight { inner: service, drain: shared.drain.clone(), shard: shared.drain.shard(index) };
-    OnWorker { server: Rc::new(Server::new(stack, shared.http, connections, Rc::new(Heard))), shared: shared.clone() }
+    let heard = Rc::new(Heard(shared.counts.clone()));
+    OnWorker { server: Rc::new(Server::new(stack, shared.http, connections, heard)), shared: shared.clone() }
 }
 
 /// Headers that a route and the gateway itself add to most requests: made room for at once.
@@ -196,15 +198,19 @@ fn seed(index: usize) -> u64 {
     RandomState::new().hash_one(index)
 }
 
-struct Heard;
+struct Heard(Arc<Counts>);
 
 impl Told for Heard {
     fn accepted(&self, _: &Connection) {}
     fn handshake(&self, _: &rustls::ServerConnection) {}
     fn handshake_failed(&self, error: &std::io::Error, connection: &Connection) {
-        tracing::debug!("TLS handshake error from {}: {error}", connection.peer);
+        let error = error::Error::from_io(error);
+        self.0.handshake_failures.count(error.token());
+        tracing::debug!(cause = error.token(), "TLS handshake error from {}: {error}", connection.peer);
     }
-    fn answered(&self, _: &'static str) {}
+    fn answered(&self, token: &'static str) {
+        self.0.causes.count(token);
+    }
 }
 
 struct OnWorker<S> {

@@ -1,10 +1,11 @@
 //! Logs, metrics and traces; no sockets here (`control` sends and serves what is made here).
 //!
 //! Control side and data side write logs ([`log`]) through a non-blocking [`writer`]: a reader of stdout that stalls
-//! costs lines, never requests; so does the [`request_log`]. Metrics are kept per worker ([`histogram`], [`series`]) and summed when somebody asks
-//! ([`registry`]); the spans of [`trace`] wait in a queue for the control side, and [`otlp`]
+//! costs lines, never requests; so does the [`request_log`]. Metrics are kept per worker ([`histogram`], [`series`]), what
+//! is rare together ([`causes`]), and summed when somebody asks ([`registry`]); the spans of [`trace`] wait in a queue for the control side, and [`otlp`]
 //! makes messages of both. What is on and where it goes comes from [`observability`].
 
+pub mod causes;
 pub(crate) mod go_format;
 pub mod histogram;
 pub(crate) mod json;

@@ -10,6 +10,7 @@ mod encryption;
 mod events;
 mod harness;
 mod leader;
+mod metrics;
 mod proxied;
 mod refusals;
 mod replicas;

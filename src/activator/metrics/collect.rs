@@ -1,7 +1,7 @@
 //! Adds workers and revisions up into families, when somebody scrapes or a push is due.
 
 use std::borrow::Cow;
-use std::sync::{Mutex, PoisonError};
+use std::sync::PoisonError;
 
 use super::cold;
 use super::labels::Key;
@@ -191,12 +191,10 @@ pub(super) fn extras(metrics: &Metrics) -> Vec<Family> {
     metrics.waited.iter().for_each(|cells| cells.add_to(&mut total));
     let mut families = vec![
         info,
-        words("lockkeeper_causes_total", "Answers that lockkeeper gave, by cause.", &metrics.causes),
-        words(
-            "lockkeeper_tls_handshake_failures_total",
-            "TLS handshakes with callers that failed, by cause.",
-            &metrics.handshake_failures,
-        ),
+        metrics.causes.family("lockkeeper_causes_total", "Answers that lockkeeper gave, by cause."),
+        metrics
+            .handshake_failures
+            .family("lockkeeper_tls_handshake_failures_total", "TLS handshakes with callers that failed, by cause."),
         Family {
             kind: Kind::Histogram(&DURATION),
             points: vec![Point { labels: Vec::new(), value: Value::Histogram(total) }],
@@ -260,15 +258,5 @@ fn cold_starts(revisions: &[std::sync::Arc<Revision>]) -> Family {
         totals.map(|(phase, total)| Point { labels: of(revision, phase), value: Value::Histogram(total) })
     });
     family.points = all.collect();
-    family
-}
-
-fn words(name: &'static str, help: &'static str, counted: &Mutex<Vec<(&'static str, u64)>>) -> Family {
-    let mut family = single(name, help, Kind::Counter, 0.0);
-    let counted = counted.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    family.points = counted
-        .into_iter()
-        .map(|(token, n)| Point { labels: vec![text("cause", token)], value: Value::Number(n as f64) })
-        .collect();
     family
 }

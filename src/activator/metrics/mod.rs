@@ -14,13 +14,14 @@ pub mod labels;
 
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use self::labels::{Key, Labels};
 use super::config::Config;
 use super::revisions::Revisions;
 use crate::config::env::Env;
+use crate::telemetry::causes::Causes;
 use crate::telemetry::histogram::{Bounds, Cells, add};
 use crate::telemetry::observability::resource_attributes;
 use crate::telemetry::process;
@@ -112,8 +113,6 @@ pub enum Count {
 }
 
 const COUNTS: usize = 4;
-/// Causes at most; they are constants of ours.
-const CAUSES: usize = 64;
 
 #[derive(Default)]
 struct Plain {
@@ -136,8 +135,8 @@ pub struct Metrics {
     /// Requests for no revision.
     unknown: Slot,
     plain: Box<[Plain]>,
-    causes: Mutex<Vec<(&'static str, u64)>>,
-    handshake_failures: Mutex<Vec<(&'static str, u64)>>,
+    causes: Causes,
+    handshake_failures: Causes,
     gauges: RwLock<Vec<Gauge>>,
     autoscaler: Arc<super::autoscaler::Status>,
     waited: Box<[Cells]>,
@@ -159,8 +158,8 @@ impl Metrics {
             revisions,
             unknown: Slot::default(),
             plain: (0..workers).map(|_| Plain::default()).collect(),
-            causes: Mutex::default(),
-            handshake_failures: Mutex::default(),
+            causes: Causes::default(),
+            handshake_failures: Causes::default(),
             gauges: RwLock::default(),
             autoscaler,
             waited: (0..workers).map(|_| Cells::default()).collect(),
@@ -200,12 +199,12 @@ impl Metrics {
 
     /// We answered, not the application: the token of the cause.
     pub fn cause(&self, token: &'static str) {
-        count_word(&self.causes, token);
+        self.causes.count(token);
     }
 
     /// A caller's TLS handshake failed, with the reason's token.
     pub fn handshake_failed(&self, token: &'static str) {
-        count_word(&self.handshake_failures, token);
+        self.handshake_failures.count(token);
     }
 
     /// Adds a gauge of the control side; it is left out of a scrape while `read` has nothing.
@@ -278,15 +277,6 @@ impl registry::Source for Metrics {
 
     fn resource(&self) -> &[(Cow<'static, str>, String)] {
         self.resource()
-    }
-}
-
-fn count_word(words: &Mutex<Vec<(&'static str, u64)>>, word: &'static str) {
-    let mut words = words.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some((_, count)) = words.iter_mut().find(|(known, _)| *known == word) {
-        *count += 1;
-    } else if words.len() < CAUSES {
-        words.push((word, 1));
     }
 }
 

@@ -18,6 +18,7 @@ use crate::http::Response;
 use crate::http::body::{End, Watch};
 use crate::http::call::Call;
 use crate::http::cause::Cause;
+use crate::telemetry::causes::Causes;
 use crate::telemetry::trace::Attribute;
 use crate::telemetry::writer;
 
@@ -28,6 +29,12 @@ pub struct Counts {
     pub by_class: [AtomicU64; 6],
     /// Requests under way.
     pub active: AtomicU64,
+    /// Answers of the gateway's own, and responses that were cut.
+    pub causes: Causes,
+    /// Callers that left before their answer was complete.
+    pub left: AtomicU64,
+    /// Handshakes with callers that failed.
+    pub handshake_failures: Causes,
 }
 
 /// Where a request went in the end, if it was sent anywhere.
@@ -271,6 +278,13 @@ impl Drop for Told {
     fn drop(&mut self) {
         if self.status == 0 {
             self.cause.get_or_insert(Cause::CallerLeft.token());
+        }
+        match self.cause {
+            Some(token) if token == Cause::CallerLeft.token() => {
+                self.counts.left.fetch_add(1, Ordering::Relaxed);
+            }
+            Some(token) => self.counts.causes.count(token),
+            None => {}
         }
         self.counts.active.fetch_sub(1, Ordering::Relaxed);
         if let Some(class) = self.counts.by_class.get(usize::from(self.status / 100)) {
