@@ -6,7 +6,7 @@
 //! after load. The settings can be made by environment variables as well, but those are the pod's, not ours.
 //!
 //! The threshold gives back the top of the heap alone. After a burst of 2,000 connections 97 MiB of free memory lay below
-//! some last piece in use and stayed: [`keep_low`], on the control side, looks every two seconds and gives such pages back.
+//! some last piece in use and stayed: [`keep_low`], on the control side, looks each second and gives such pages back.
 #![allow(unsafe_code)]
 
 pub mod blocks;
@@ -19,7 +19,7 @@ const TRIM_THRESHOLD: libc::c_int = 64 * 1024;
 /// Start is over by then: what only it needed of the binary is unmapped.
 const STARTED: Duration = Duration::from_millis(400);
 /// From one look to the next.
-const EACH: Duration = Duration::from_secs(2);
+const EACH: Duration = Duration::from_secs(1);
 /// Bytes beyond what is in use that are worth giving back.
 const WORTH: usize = 2 << 20;
 /// So much less in use than when memory was given back: then the last pieces on many a page may have gone, and it is tried
