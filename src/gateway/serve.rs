@@ -78,7 +78,8 @@ pub fn on_worker(shared: &Arc<Shared>, index: usize) -> impl Serve + use<> {
     });
     tokio::task::spawn_local(guide::follow_orders(shared.order.clone(), connections.clone()));
     tokio::task::spawn_local(pools::follow_trust(shared.live.trust.changes(), pools));
-    let service = tower::service_fn(move |request| worker.clone().handle(request));
+    // In a box: each layer above moves what it gets from below, and this one is a kilobyte.
+    let service = tower::service_fn(move |request| Box::pin(worker.clone().handle(request)));
     let stack = InFlight { inner: service, drain: shared.drain.clone(), shard: shared.drain.shard(index) };
     let heard = Rc::new(Heard(shared.counts.clone()));
     OnWorker { server: Rc::new(Server::new(stack, shared.http, connections, heard)), shared: shared.clone() }

@@ -80,7 +80,12 @@ enum Source {
 }
 
 /// The body of a response.
-pub struct Body {
+///
+/// In a box: a response moves through every layer, and this way no move of one is more than a few words.
+pub struct Body(Box<Flow>);
+
+/// A source, and what has to be told of it.
+struct Flow {
     source: Source,
     watches: SmallVec<[Box<dyn Watch>; 4]>,
     under_way: Option<UnderWay>,
@@ -112,25 +117,27 @@ impl Body {
     }
 
     fn from(source: Source) -> Self {
-        Self { source, watches: SmallVec::new(), under_way: None }
+        Self(Box::new(Flow { source, watches: SmallVec::new(), under_way: None }))
     }
 
     /// Ties `watch` to this body.
     pub fn watch(&mut self, watch: Box<dyn Watch>) {
-        self.watches.push(watch);
+        self.0.watches.push(watch);
     }
 
     /// The request is under way as long as this body.
     pub fn under_way(&mut self, under_way: Option<UnderWay>) {
-        self.under_way = under_way;
+        self.0.under_way = under_way;
     }
 
     /// Moves what is tied to this body out of it; an upgraded connection takes it over.
     #[must_use]
     pub fn take_watches(&mut self) -> Watches {
-        Watches(std::mem::take(&mut self.watches), self.under_way.take())
+        Watches(std::mem::take(&mut self.0.watches), self.0.under_way.take())
     }
+}
 
+impl Flow {
     fn end(&mut self, end: End) {
         for mut watch in self.watches.drain(..) {
             watch.end(end);
@@ -174,7 +181,7 @@ impl http_body::Body for Body {
     type Error = Aborted;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Aborted>>> {
-        let this = &mut *self;
+        let this = &mut *self.0;
         // The end of a body is told to many that ask for the time.
         let _moment = clock::hold();
         for watch in &mut this.watches {
@@ -220,11 +227,11 @@ impl http_body::Body for Body {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.source.is_end()
+        self.0.source.is_end()
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.source {
+        match &self.0.source {
             Source::Empty => SizeHint::with_exact(0),
             Source::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64)),
             Source::Leased(lease) => lease.as_ref().map_or_else(|| SizeHint::with_exact(0), Lease::size_hint),
@@ -234,7 +241,7 @@ impl http_body::Body for Body {
     }
 }
 
-impl Drop for Body {
+impl Drop for Flow {
     fn drop(&mut self) {
         let whole = self.source.is_end();
         if let Source::Leased(lease) = &mut self.source

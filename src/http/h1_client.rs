@@ -75,7 +75,7 @@ pub struct Http1 {
     incoming: Option<Framing>,
     keep: bool,
     keep_time: Option<Duration>,
-    /// The request goes out when its task is polled next.
+    /// The request goes out when its task is polled again.
     waits: bool,
 }
 
@@ -109,8 +109,9 @@ impl Http1 {
         }
     }
 
-    /// Begins an exchange. The connection must be usable: fresh, or [`Self::is_usable`].
-    pub fn begin(&mut self, head: &http::request::Parts, body: Outbound) {
+    /// Begins an exchange. The connection must be usable: fresh, or [`Self::is_usable`]. One that `waits` goes out behind
+    /// whatever else is ready on this worker.
+    pub fn begin(&mut self, head: &http::request::Parts, body: Outbound, waits: bool) {
         self.head_only = head.method == Method::HEAD;
         let ended = body.is_end_stream();
         let length = head.headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.trim().parse().ok());
@@ -141,7 +142,7 @@ impl Http1 {
         }
         out.extend_from_slice(b"\r\n");
         self.flushed = false;
-        self.waits = true;
+        self.waits = waits;
         self.body = if ended { None } else { Some(body) };
     }
 
@@ -166,9 +167,9 @@ impl Http1 {
     /// There is none.
     pub fn poll_response(&mut self, cx: &mut Context<'_>) -> Poll<Result<http::Response<()>, Failure>> {
         if std::mem::take(&mut self.waits) {
-            // Behind whatever else is ready on this worker: requests that came together go out together. An upstream that is
-            // woken for the first is still awake for the others; else each wakes it anew, and that costs the sender a
-            // microsecond, a twentieth of all that a plaintext request costs.
+            // Requests that came together go out together: an upstream that is woken for the first is still awake for the
+            // others; else each wakes it anew, and that costs the sender a microsecond, a twentieth of all that a plaintext
+            // request costs.
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
@@ -391,12 +392,7 @@ impl Http1 {
 
     /// Whether another exchange may begin: [`Self::is_over`], and the connection is open and silent.
     pub fn is_usable(&mut self) -> bool {
-        if !self.is_over() {
-            return false;
-        }
-        let mut one = [0];
-        let mut quiet = Context::from_waker(std::task::Waker::noop());
-        Pin::new(&mut self.io).poll_read(&mut quiet, &mut ReadBuf::new(&mut one)).is_pending()
+        self.is_over() && self.io.is_quiet()
     }
 
     /// Gives buffers back; for a connection that is put aside.

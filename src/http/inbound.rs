@@ -1,5 +1,6 @@
 //! Bodies as they come in, of either protocol, and how a connection breaks.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -101,19 +102,24 @@ impl Body for Inbound {
 pub struct Received {
     stream: h2::RecvStream,
     data_ended: bool,
+    /// Nothing follows. Once known it is not asked again: each question locks the stream.
+    ended: Cell<bool>,
 }
 
 impl Received {
     /// The body that comes by `stream`.
     #[must_use]
     pub fn new(stream: h2::RecvStream) -> Self {
-        Self { stream, data_ended: false }
+        Self { stream, data_ended: false, ended: Cell::new(false) }
     }
 
     /// Whether nothing follows.
     #[must_use]
     pub fn is_end_stream(&self) -> bool {
-        self.stream.is_end_stream()
+        if !self.ended.get() {
+            self.ended.set(self.stream.is_end_stream());
+        }
+        self.ended.get()
     }
 
     /// The next data or the trailers.

@@ -171,8 +171,7 @@ impl<F: Future<Output = Result<Response, Cause>>> Future for Timed<F> {
             }
             Poll::Ready(Ok(mut response)) => {
                 let upgraded = response.status() == http::StatusCode::SWITCHING_PROTOCOLS;
-                let ended = hyper::body::Body::is_end_stream(response.body()) && !upgraded;
-                if !ended && this.timers.any() {
+                if this.timers.any() && (upgraded || !hyper::body::Body::is_end_stream(response.body())) {
                     let mut set = this.set.take().unwrap_or_else(|| Set::new(this.timers, *this.started, cx));
                     let original = this.timers.style == Style::Original;
                     if !(original && upgraded) {

@@ -106,7 +106,8 @@ impl Lease {
         *h1.exchange.call.borrow_mut() = Some(call.clone());
         h1.exchange.heard.set(false);
         let keep = keep && body.is_end_stream();
-        h1.http.begin(&head, body);
+        // The requests of an HTTP/2 connection go out one behind the other anyhow, and polling each again costs more.
+        h1.http.begin(&head, body, !call.connection.h2.get());
         if self.reused && replay && h1.http.outgrows(limits::REPLAY_BYTES) {
             h1.http.renew();
             self.reused = false;

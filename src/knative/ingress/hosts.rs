@@ -2,10 +2,27 @@
 
 use std::borrow::Cow;
 
+/// The bytes of a host that is in lower case and has no port.
+static PLAIN: [bool; 256] = {
+    let mut plain = [false; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        #[expect(clippy::cast_possible_truncation, reason = "below 256")]
+        let is = matches!(byte as u8, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.');
+        plain[byte] = is;
+        byte += 1;
+    }
+    plain
+};
+
 /// An authority as a host to look up: without its port, in lower case, without the dot at the end of a fully qualified
 /// name.
 #[must_use]
 pub fn normal(authority: &str) -> Cow<'_, str> {
+    // Most are as they should be, which one pass tells.
+    if authority.bytes().all(|b| PLAIN[usize::from(b)]) && !authority.ends_with('.') {
+        return Cow::Borrowed(authority);
+    }
     let host = without_port(authority);
     let host = host.strip_suffix('.').unwrap_or(host);
     if host.bytes().any(|b| b.is_ascii_uppercase()) {
