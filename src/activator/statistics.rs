@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use crate::knative::revision::RevisionKey;
+use crate::worker::clock;
 
 /// Stands for no report; the bits of a value that is no number.
 const NEVER: u64 = u64::MAX;
@@ -154,7 +155,7 @@ impl Drop for InFlight {
     fn drop(&mut self) {
         if let Some(shard) = self.load.shard(self.worker) {
             let mut shard = lock(shard);
-            shard.weigh(Instant::now());
+            shard.weigh(clock::now());
             shard.in_flight = shard.in_flight.saturating_sub(1);
         }
     }

@@ -85,9 +85,6 @@ pub fn on_worker(shared: &Arc<Shared>, index: usize) -> impl Serve + use<> {
     OnWorker { server: Rc::new(Server::new(stack, shared.http, connections, heard)), shared: shared.clone() }
 }
 
-/// Headers that a route and the gateway itself add to most requests: made room for at once.
-const ADDED: usize = 6;
-
 /// What a caller reads when a stream was silent for too long.
 const IDLE: &str = "stream timeout";
 
@@ -110,7 +107,6 @@ impl Worker {
         let mut told = observe::Told::new(&self.counts, &settings, &call, &request.head, &host);
         let authorizer = self.live.authorizer.load_full();
         let authorizer = authorizer.filter(|_| !authz::is_probe(&mut request.head, request.body.is_end_stream()));
-        request.head.headers.reserve(ADDED);
         let decided = decide::decide(&self.live, &call.connection, &mut request.head, &host, || self.random());
         // Not an async function: what it needs until here would be carried along until the response comes.
         async move {

@@ -6,7 +6,6 @@ use std::cell::RefCell;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
 use hyper::body::Incoming;
@@ -19,6 +18,7 @@ use super::h2_tunnel::{self, Asked};
 use super::inbound::Inbound;
 use super::server::Told;
 use super::{Request, Response, headers};
+use crate::worker::clock;
 
 /// Where the requests of one connection enter the stack.
 pub struct Entrance<S> {
@@ -52,7 +52,7 @@ where
     ) -> (Answer<S::Future>, Option<Box<Asked>>) {
         self.info.head.end(&mut head.headers);
         self.info.chunks.set(head.version == Version::HTTP_11);
-        let call = Rc::new(Call::new(self.info.clone(), Instant::now()));
+        let call = Rc::new(Call::new(self.info.clone(), clock::now()));
         call.request_ended.set(hyper::body::Body::is_end_stream(&body));
         let under_way = Some(UnderWay::new(self.guide.clone(), self.info.clone()));
         let early = before_the_stack(&mut head, &call);

@@ -24,6 +24,7 @@ use super::inbound::{Inbound, Received};
 use super::pump::{Pump, Stopped};
 use super::stream::Stream;
 use super::{Request, Response, date};
+use crate::worker::clock;
 
 /// A connection under way.
 pub struct Http2<S: tower::Service<Request>> {
@@ -65,6 +66,10 @@ where
 
     /// Goes on; ready at the end of the connection. Streams that are under way then are dropped.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        // All that this turn begins and ends is of one moment.
+        let _moment = clock::hold();
+        // `h2` tries to read again for each request that it gives out.
+        self.entrance.info.dry.set(false);
         let connection = loop {
             match &mut self.state {
                 State::Open(connection) => break connection,

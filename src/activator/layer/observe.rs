@@ -22,6 +22,7 @@ use crate::http::{Request, Response};
 use crate::telemetry::request_log::{Record, Template};
 use crate::telemetry::trace::{ClientFacts, RequestTrace, RevisionFacts, ServerFacts, Tracer};
 use crate::telemetry::writer::Writer;
+use crate::worker::clock;
 
 /// Where lines about requests go.
 pub struct RequestLog {
@@ -128,7 +129,7 @@ struct Facts {
 
 impl Facts {
     fn tell(&self, status: u16, cause: Option<&'static str>) {
-        let now = Instant::now();
+        let now = clock::now();
         let observer = &self.observer;
         if let Some(token) = cause {
             observer.metrics.cause(token);

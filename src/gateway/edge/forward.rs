@@ -20,6 +20,7 @@ use crate::http::dial::Tls;
 use crate::http::pools::Pools;
 use crate::http::proxy::{Failure, Prepared, Replay, Sending, unreached};
 use crate::http::{Request, Response};
+use crate::worker::clock;
 
 /// How often a request that nobody took is sent to another upstream.
 const TRIES: usize = 3;
@@ -107,7 +108,7 @@ impl Upstreams {
     ) -> impl Future<Output = Result<Response, Cause>> + 'a {
         // What is large is used up here, or in a box, and not carried along until the response comes.
         let asked = Asked { call: request.call.clone(), host, approved };
-        let began = Instant::now();
+        let began = clock::now();
         let mut first = self.first(request, &way, &random, went);
         async move {
             let sent = match &mut first {
@@ -307,7 +308,7 @@ impl Upstreams {
 /// The response to a request that began to be sent at `began`.
 fn timed(mut response: Response, began: Instant) -> Response {
     const FEW: [&str; 8] = ["0", "1", "2", "3", "4", "5", "6", "7"];
-    let millis = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let millis = u64::try_from(clock::now().saturating_duration_since(began).as_millis()).unwrap_or(u64::MAX);
     let few = usize::try_from(millis).ok().and_then(|millis| FEW.get(millis));
     let value = few.map_or_else(|| HeaderValue::from(millis), |few| HeaderValue::from_static(few));
     response.headers_mut().insert(SERVICE_TIME, value);
