@@ -59,8 +59,6 @@ pub struct Connection {
     pub unread: Cell<Option<StatusCode>>,
     /// The last look found nothing to read, and nothing waits to be written.
     pub quiet: Cell<bool>,
-    /// There is nothing more to read in this turn of the connection's task (HTTP/2 only).
-    pub dry: Cell<bool>,
     /// Interim responses and trailers on their way to the caller (HTTP/1.1 only).
     pub interim: Rc<Interim>,
     /// A response of unknown length goes to the caller in chunks (HTTP/1.1 only).
@@ -92,7 +90,6 @@ impl Connection {
             turn: Cell::new(Turn::Caller),
             unread: Cell::new(None),
             quiet: Cell::new(false),
-            dry: Cell::new(false),
             interim: Rc::default(),
             chunks: Cell::new(false),
             departure: Departure::default(),

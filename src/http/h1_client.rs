@@ -392,7 +392,12 @@ impl Http1 {
 
     /// Whether another exchange may begin: [`Self::is_over`], and the connection is open and silent.
     pub fn is_usable(&mut self) -> bool {
-        self.is_over() && self.io.is_quiet()
+        if !self.is_over() {
+            return false;
+        }
+        let mut one = [0];
+        let mut quiet = Context::from_waker(std::task::Waker::noop());
+        Pin::new(&mut self.io).poll_read(&mut quiet, &mut ReadBuf::new(&mut one)).is_pending()
     }
 
     /// Gives buffers back; for a connection that is put aside.

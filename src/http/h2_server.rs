@@ -68,8 +68,6 @@ where
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         // All that this turn begins and ends is of one moment.
         let _moment = clock::hold();
-        // `h2` tries to read again for each request that it gives out.
-        self.entrance.info.dry.set(false);
         let connection = loop {
             match &mut self.state {
                 State::Open(connection) => break connection,

@@ -64,17 +64,6 @@ impl Upstream {
         Self { socket, target, exchange, kept: Vec::new(), mode: Mode::Live, held: Vec::new() }
     }
 
-    /// Whether the connection is open, and nothing has come by it.
-    pub fn is_quiet(&mut self) -> bool {
-        let mut one = [0];
-        if let (Mode::Live, Socket::Plain(socket), []) = (&self.mode, &self.socket, &*self.held) {
-            // As below, in a third of the instructions.
-            return socket.try_read(&mut one).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
-        }
-        let mut quiet = Context::from_waker(std::task::Waker::noop());
-        Pin::new(self).poll_read(&mut quiet, &mut ReadBuf::new(&mut one)).is_pending()
-    }
-
     fn may_replay(&self) -> bool {
         self.exchange.replayable.get() && self.exchange.awaiting.get()
     }

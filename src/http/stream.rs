@@ -198,9 +198,6 @@ fn flat<'a>(pieces: &'a [io::IoSlice<'_>], room: &'a mut [u8; FLAT]) -> Option<&
 impl AsyncRead for Stream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        if this.connection.dry.get() {
-            return Poll::Pending;
-        }
         let socket = &mut this.socket;
         let before = buf.filled().len();
         let read = this.lines.poll_read(&this.connection.head, cx, buf, |cx, buf| socket.poll_read(cx, buf));
@@ -208,7 +205,6 @@ impl AsyncRead for Stream {
             this.connection.head.comes();
         }
         this.connection.quiet.set(read.is_pending() && !this.blocked);
-        this.connection.dry.set(read.is_pending() && this.connection.h2.get());
         read
     }
 }

@@ -47,35 +47,16 @@ fn may_trail(name: &str) -> bool {
     !name.starts_with("if-") && !FORBIDDEN.contains(&name)
 }
 
-/// Appends `name`, which is in lower case, as Go and most others write it: `X-Request-Id`.
+/// Appends `name` as Go and most others write it: `X-Request-Id`.
 pub fn write_title_case(out: &mut Vec<u8>, name: &str) {
     let from = out.len();
     out.extend_from_slice(name.as_bytes());
-    // Eight bytes at a time: a name has a dozen, and a request ten names. The last eight are filled up for that.
-    out.extend_from_slice(&[0; 7]);
-    let (eights, _) = out.get_mut(from..).unwrap_or_default().as_chunks_mut::<8>();
-    let mut begins = 0x20;
-    for eight in eights {
-        let (capital, next) = capitals(u64::from_le_bytes(*eight), begins);
-        *eight = capital.to_le_bytes();
-        begins = next;
+    let mut words = out.get_mut(from..).unwrap_or_default();
+    while let Some(first) = words.first_mut() {
+        first.make_ascii_uppercase();
+        let Some(dash) = words.iter().position(|byte| *byte == b'-') else { return };
+        words = words.get_mut(dash + 1..).unwrap_or_default();
     }
-    out.truncate(from + name.len());
-}
-
-/// Eight bytes of a name with the first letter of each word in upper case. `begins` is 0x20 if the first byte begins a word,
-/// else 0, and what is returned beside them is the same for the byte that follows.
-fn capitals(bytes: u64, begins: u64) -> (u64, u64) {
-    const ONES: u64 = 0x0101_0101_0101_0101;
-    const HIGH: u64 = 0x80 * ONES;
-    // No byte of a name has its highest bit set, so that no sum below reaches the next byte.
-    let differs = (bytes ^ (u64::from(b'-') * ONES)) + 0x7f * ONES;
-    // 0x20 in each byte that is a dash, in each that is `a` to `z`.
-    let dashes = (!differs & HIGH) >> 2;
-    let from_a = bytes + u64::from(0x80 - b'a') * ONES;
-    let beyond_z = bytes + u64::from(0x7f - b'z') * ONES;
-    let letters = (from_a & !beyond_z & HIGH) >> 2;
-    (bytes ^ (letters & (dashes << 8 | begins)), dashes >> 56)
 }
 
 #[cfg(test)]

@@ -3,8 +3,8 @@
 //! A plaintext request takes and gives back some fourteen blocks, four of them of more than 1 KiB. glibc keeps seven of a
 //! size at hand for a thread, none above 1 KiB, and a worker has dozens of requests under way: with a stock a request takes
 //! 7 per cent fewer instructions and 3 per cent less time. (glibc's own tunables do as much, but only the environment can
-//! set them.) The stock is bounded, by what some two hundred requests under way use, and goes back to glibc once a second,
-//! so that no piece of it keeps a page of a past burst alive.
+//! set them.) The stock is bounded, and goes back to glibc once a second, so that no piece of it keeps a page of a past
+//! burst alive.
 //!
 //! All threads use the same sizes, so that any thread may give back what another took; only workers keep a stock.
 

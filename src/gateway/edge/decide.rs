@@ -136,9 +136,6 @@ fn check_tls(
         return Err(Cause::NoRoute("no_route_tls"));
     }
     let shown = connection.server_name.get().map(|name| &**name);
-    if shown == Some(host) {
-        return Ok(());
-    }
     let host = hosts::normal(host);
     if shown == Some(&*host) {
         return Ok(());

@@ -4,13 +4,10 @@ use std::borrow::Cow;
 
 /// The bytes of a host that is in lower case and has no port.
 static PLAIN: [bool; 256] = {
-    let mut plain = [false; 256];
-    let mut byte = 0;
-    while byte < 256 {
-        #[expect(clippy::cast_possible_truncation, reason = "below 256")]
-        let is = matches!(byte as u8, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.');
-        plain[byte] = is;
-        byte += 1;
+    let (bytes, mut plain, mut at) = (b"abcdefghijklmnopqrstuvwxyz0123456789-.", [false; 256], 0);
+    while at < bytes.len() {
+        plain[bytes[at] as usize] = true;
+        at += 1;
     }
     plain
 };
