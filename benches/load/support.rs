@@ -7,5 +7,7 @@ pub(crate) mod apiserver;
 pub(crate) mod autoscaler;
 #[path = "../../tests/support/objects.rs"]
 pub(crate) mod objects;
+#[path = "../../tests/support/port.rs"]
+pub(crate) mod port;
 #[path = "../../tests/support/wait.rs"]
 pub(crate) mod wait;

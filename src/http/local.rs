@@ -166,6 +166,7 @@ fn is_refused(error: &io::Error) -> bool {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::net::closed::{closed, open};
 
     #[derive(Default)]
     struct Counted {
@@ -206,12 +207,9 @@ mod tests {
     #[test]
     fn given_no_listener_and_no_patience_when_dialled_then_it_is_refused_at_once() {
         on_a_worker(async {
-            let port = {
-                let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-                listener.local_addr().unwrap().port()
-            };
+            let (_socket, address) = closed();
             let told = Rc::<Counted>::default();
-            let local = Local::new((Ipv4Addr::LOCALHOST, port).into(), Duration::ZERO, told.clone());
+            let local = Local::new(address, Duration::ZERO, told.clone());
 
             let error = local.connect().await.unwrap_err();
 
@@ -223,19 +221,14 @@ mod tests {
     #[test]
     fn given_a_listener_that_comes_late_when_two_wait_for_it_then_both_get_through() {
         on_a_worker(async {
-            let (listener, port) = {
-                let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-                let port = listener.local_addr().unwrap().port();
-                drop(listener);
-                (move || std::net::TcpListener::bind(("127.0.0.1", port)).unwrap(), port)
-            };
+            let (socket, address) = closed();
             let told = Rc::<Counted>::default();
-            let local = Local::new((Ipv4Addr::LOCALHOST, port).into(), Duration::from_secs(30), told.clone());
+            let local = Local::new(address, Duration::from_secs(30), told.clone());
             let late = async {
                 while told.held.get() < 2 {
                     tokio::task::yield_now().await;
                 }
-                listener()
+                open(socket)
             };
 
             let (one, two, _listener) = tokio::join!(local.connect(), local.connect(), late);

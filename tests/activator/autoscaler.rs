@@ -9,6 +9,7 @@ use lockkeeper::knative::stat::WireStatMessages;
 use lockkeeper::net::websocket;
 use prost::Message;
 
+use crate::support::port::free_listener;
 use crate::support::wait::eventually;
 
 /// The autoscaler.
@@ -45,7 +46,7 @@ pub struct Told {
 impl Autoscaler {
     /// Starts one on a free port.
     pub fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let listener = free_listener();
         let port = listener.local_addr().unwrap().port();
         let state = Arc::new(State::default());
         listen(listener, state.clone());

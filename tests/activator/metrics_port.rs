@@ -7,7 +7,7 @@ use crate::support::binary::Builder;
 use crate::support::client::Raw;
 use crate::support::objects::config_map;
 use crate::support::pki::{NAME, Pki, client_speaking};
-use crate::support::scrape::free_port;
+use crate::support::port::free_port;
 use crate::support::wait::eventually;
 
 /// An activator whose metrics port has the certificate in `pki`.

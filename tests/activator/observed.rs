@@ -3,7 +3,8 @@ use super::world::{Activator, NAMESPACE, REVISION, SYSTEM, World, named};
 use crate::support::binary::Stream;
 use crate::support::client::{Raw, get};
 use crate::support::objects::config_map;
-use crate::support::scrape::{free_port, prometheus, sum};
+use crate::support::port::free_port;
+use crate::support::scrape::{prometheus, sum};
 use crate::support::wait::eventually;
 
 fn observed(world: &World) -> (Activator, u16) {

@@ -5,7 +5,8 @@ use super::world::{Activator, NAMESPACE, REVISION, SYSTEM, World};
 use crate::support::binary::Stream;
 use crate::support::client::{Raw, get, local, run};
 use crate::support::objects::config_map;
-use crate::support::scrape::{free_port, prometheus, sum};
+use crate::support::port::free_port;
+use crate::support::scrape::{prometheus, sum};
 use crate::support::wait::eventually;
 use lockkeeper::local::client::{Connection, Outgoing, Protocol, Trust};
 

@@ -113,7 +113,7 @@ fn given_an_authorizer_that_gives_no_decision_when_asked_then_the_request_is_ref
         conn.request();
         conn.wait_close();
     });
-    let nowhere = crate::support::scrape::free_port();
+    let nowhere = crate::support::port::free_port();
     let (mut gateway, _backend) = gateway(None);
     let port = gateway.http();
 

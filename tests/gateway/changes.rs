@@ -237,7 +237,7 @@ fn given_a_request_under_way_when_its_route_and_its_upstream_go_then_the_new_rou
 fn given_an_http2_upstream_that_is_not_there_when_another_one_is_asked_then_it_is_told_the_callers_host() {
     let (directory, alive) =
         (Directory::new(), lockkeeper::local::app::App::start(([127, 0, 0, 1], 0).into()).unwrap());
-    let gone = crate::support::scrape::free_port();
+    let gone = crate::support::port::free_port();
     directory.backend("app", "http2", &[gone, alive.addr().port()]).apply(simple("hello", HOST, "app"));
     let mut gateway = directory.start(builder());
     let port = gateway.http();

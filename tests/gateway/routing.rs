@@ -237,7 +237,7 @@ fn given_two_objects_that_want_a_host_when_the_older_goes_then_the_younger_has_i
 #[test]
 fn given_upstreams_that_are_gone_when_asked_then_another_one_answers() {
     let directory = Directory::new();
-    let (alive, closed) = (app("alive"), crate::support::scrape::free_port());
+    let (alive, closed) = (app("alive"), crate::support::port::free_port());
     directory
         .backend("app", "http", &[closed, alive.port()])
         .backend("empty", "http", &[])

@@ -165,7 +165,7 @@ const ANY_TEXT: [&str; 9] = [
 ];
 
 fn with(builder: Builder, with: With, pki: &Pki) -> Builder {
-    let port = crate::support::scrape::free_port();
+    let port = crate::support::port::free_port();
     let observe = |json: String| builder.clone().env("OBSERVABILITY_CONFIG", json);
     let prometheus = || observe(format!(r#"{{"requestMetrics":{{"protocol":"prometheus","endpoint":":{port}"}}}}"#));
     match with {

@@ -76,7 +76,7 @@ fn given_hold_on_restart_when_the_application_comes_back_then_waiting_requests_a
 /// Q7: only so long; and not at all by default.
 #[test]
 fn given_an_application_that_stays_away_when_asked_then_502_after_the_hold_time_or_at_once() {
-    let port = crate::support::scrape::free_port();
+    let port = crate::support::port::free_port();
     let mut held = queue(port).env("LOCKKEEPER_HOLD_ON_RESTART", "300ms").start();
     let (reply, took) = timed(|| get(held.http(), "/", ""));
     assert_eq!((reply.status(), reply.header("x-lockkeeper-cause")), (502, Some("upstream_refused")));
@@ -91,7 +91,7 @@ fn given_an_application_that_stays_away_when_asked_then_502_after_the_hold_time_
 /// Q7: the revision's timers go on while a request is held.
 #[test]
 fn given_a_held_request_when_its_timer_fires_then_504() {
-    let port = crate::support::scrape::free_port();
+    let port = crate::support::port::free_port();
     let mut queue = queue(port).env("LOCKKEEPER_HOLD_ON_RESTART", "60s").env("REVISION_TIMEOUT_SECONDS", 1).start();
     let reply = get(queue.http(), "/", "");
     assert_eq!((reply.status(), reply.header("x-lockkeeper-cause")), (504, Some("timeout_total")));

@@ -72,7 +72,7 @@ impl Scene {
 /// Q9: one case a token. What is never sent as an answer (`caller_left`) has its own test below.
 #[test]
 fn given_each_documented_cause_when_it_happens_then_header_log_and_metric_name_it() {
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let nobody = crate::support::port::free_port();
     let probe = "User-Agent: kube-probe/1\r\nK-Network-Probe: queue\r\n";
     let mut tested = BTreeSet::new();
     let mut case =
@@ -212,7 +212,7 @@ fn grpc(port: u16) -> Answer {
 /// Q8: errors of our own are gRPC's, with HTTP status 200, a message, and the cause still named.
 #[test]
 fn given_a_grpc_caller_when_the_answer_is_ours_then_it_carries_a_grpc_status() {
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let nobody = crate::support::port::free_port();
     let closing = || App::start(|conn| drop(conn.some()));
     let (full, _held) = full();
     let cases: [(&str, Scene, &str); 6] = [
@@ -267,7 +267,7 @@ fn given_a_grpc_error_of_the_application_when_proxied_then_it_is_not_ours() {
 /// What callers see of a fault never names the pod's addresses.
 #[test]
 fn given_faults_of_the_application_when_answered_then_no_address_is_told() {
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let nobody = crate::support::port::free_port();
     let mut queue = queue(nobody).start();
     let http = queue.http();
     let reply = eventually_some("an answer", || Raw::plain(http).get("/", "").try_reply());

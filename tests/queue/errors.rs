@@ -18,7 +18,7 @@ fn asked(script: impl Fn(&mut crate::support::app::Conn) + Send + Sync + 'static
 
 #[test]
 fn given_nobody_listens_when_asked_then_upstream_refused() {
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = crate::support::port::free_port();
     let mut queue = queue(port).start();
     let reply = get(queue.http(), "/", "");
     names(&reply, 502, "upstream_refused");

@@ -98,7 +98,7 @@ fn given_a_collector_that_is_away_when_metrics_are_due_then_there_is_one_line_an
     let app = App::ok();
     let config = format!(
         r#"{{"requestMetrics":{{"protocol":"grpc","endpoint":"http://127.0.0.1:{}","exportInterval":50000000}}}}"#,
-        crate::support::scrape::free_port()
+        crate::support::port::free_port()
     );
     let mut queue = queue(app.port()).env("OBSERVABILITY_CONFIG", config).start();
     queue.logs("failed to upload metrics: ");

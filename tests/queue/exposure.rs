@@ -7,6 +7,7 @@ use crate::support::app::App;
 use crate::support::binary::{Binary, Builder, queue};
 use crate::support::client::{Raw, get};
 use crate::support::pki::{NAME, Pki};
+use crate::support::port::free_port;
 use crate::support::wait::eventually;
 
 /// The ports on which a process listens.
@@ -37,10 +38,6 @@ fn speaks_plaintext(port: u16) -> bool {
     let mut client = Raw::plain(port);
     client.send("GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n");
     client.try_reply().is_some_and(|reply| !reply.text().contains("an HTTP request to an HTTPS server"))
-}
-
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// The queue's ports by their roles, of those that are open.

@@ -50,7 +50,7 @@ fn given_certificates_when_started_then_the_documented_grep_finds_its_lines() {
 #[test]
 fn given_a_level_when_started_then_lower_lines_are_absent() {
     let app = App::ok();
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = crate::support::port::free_port();
     let mut quiet = queue(app.port()).env("SERVING_LOGGING_LEVEL", "ERROR").env("QUEUE_SERVING_PORT", port).spawn();
     eventually("it listens", || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
     quiet.signal("TERM");

@@ -10,7 +10,7 @@ use crate::support::client::{Raw, get, local, run};
 use crate::support::pki::{NAME, Pki};
 use crate::support::wait::eventually;
 
-use crate::support::scrape::free_port;
+use crate::support::port::free_port;
 
 fn scraped(port: u16) -> String {
     format!(r#"{{"requestMetrics":{{"protocol":"prometheus","endpoint":"127.0.0.1:{port}"}}}}"#)

@@ -55,10 +55,7 @@ fn given_an_ordinary_agent_when_it_sends_the_probe_header_then_it_goes_to_the_ap
 /// 5.1: the probe waits for an application that comes up late, and is answered soon after.
 #[test]
 fn given_an_application_that_comes_up_late_when_probed_then_the_probe_waits_for_it() {
-    let port = {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        listener.local_addr().unwrap().port()
-    };
+    let port = crate::support::port::free_port();
     let mut queue = queue(port).start();
     let http = queue.http();
 
@@ -139,7 +136,7 @@ fn given_two_containers_when_one_is_down_then_not_ready() {
 /// Q7: what fails at each probe is written once in 10 s.
 #[test]
 fn given_an_application_that_is_down_when_probed_again_and_again_then_one_line_says_why() {
-    let port = crate::support::scrape::free_port();
+    let port = crate::support::port::free_port();
     let probe = format!(r#"{{"tcpSocket":{{"port":{port},"host":"127.0.0.1"}},"timeoutSeconds":1,"periodSeconds":1}}"#);
     let mut queue = queue(port).env("SERVING_READINESS_PROBE", probe).start();
     for _ in 0..10 {

@@ -33,7 +33,7 @@ fn given_nothing_in_flight_when_terminated_then_it_leaves_at_once_with_status_0(
 #[test]
 fn given_a_port_that_just_opened_when_terminated_then_it_drains() {
     for _ in 0..10 {
-        let port = crate::support::scrape::free_port();
+        let port = crate::support::port::free_port();
         let mut queue = queue(8080).env("QUEUE_SERVING_PORT", port).spawn();
         eventually("the port is open", || {
             assert!(queue.poll().is_none(), "exited early");

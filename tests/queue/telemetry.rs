@@ -173,7 +173,7 @@ fn given_an_application_that_is_away_when_asked_then_the_log_has_the_answers_siz
     let config = serde_json::json!({
         "enableRequestLog": true, "requestLogTemplate": "LINE {{.Response.Code}} {{.Response.Size}}",
     });
-    let mut queue = queue(crate::support::scrape::free_port()).env("OBSERVABILITY_CONFIG", config).start();
+    let mut queue = queue(crate::support::port::free_port()).env("OBSERVABILITY_CONFIG", config).start();
     let reply = get(queue.http(), "/", "");
     assert_eq!(queue.logs("LINE "), format!("LINE 502 {}", reply.body.bytes.len()));
 }

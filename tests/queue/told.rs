@@ -113,7 +113,7 @@ fn given_callers_without_a_certificate_when_refused_then_all_are_counted_and_one
 #[test]
 fn given_a_reader_of_the_log_that_stalls_when_requests_come_then_lines_are_dropped_and_counted() {
     let app = App::each(|_, _| ok("ok"));
-    let port = crate::support::scrape::free_port();
+    let port = crate::support::port::free_port();
     let config = format!(
         r#"{{"enableRequestLog":true,"requestMetrics":{{"protocol":"prometheus","endpoint":"127.0.0.1:{port}"}},
             "requestLogTemplate":"{}"}}"#,

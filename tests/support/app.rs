@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::binary::socket_timeout;
 use super::message::{Body, Head, Reader};
+use super::port::free_listener;
 
 /// A running application.
 pub struct App {
@@ -35,7 +36,7 @@ pub struct Conn {
 impl App {
     /// Starts an application that runs `script` for each connection.
     pub fn start(script: impl Fn(&mut Conn) + Send + Sync + 'static) -> Self {
-        Self::listen(TcpListener::bind("127.0.0.1:0").expect("a free port"), script)
+        Self::listen(free_listener(), script)
     }
 
     /// The same on a given listener: for applications that come up late.
@@ -124,9 +125,14 @@ impl Conn {
         self.reader.stream.try_clone().unwrap()
     }
 
-    /// The next request's head; `None` once the peer has closed.
+    /// The next request's head; `None` once the peer has closed. Whoever asks for HTTP/2 is told, as a server of
+    /// HTTP/1.1 does, that this is no request, and that is the end.
     pub fn head(&mut self) -> Option<Head> {
         let head = self.reader.head()?;
+        if head.line.starts_with("PRI * HTTP/2.0") {
+            self.send(response("400 Bad Request", &[("Connection", "close")], ""));
+            return None;
+        }
         self.state.seen.lock().unwrap().push(head.clone());
         Some(head)
     }

@@ -1,11 +1,12 @@
 //! A scripted application that speaks HTTP/2 with prior knowledge, by the frame: for what no library would do.
 use std::collections::BTreeMap;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::h2::{DATA, END_HEADERS, END_STREAM, Frame, Frames, GOAWAY, HEADERS, RST_STREAM, WINDOW_UPDATE, frame};
+use super::port::free_listener;
 
 /// A running application.
 pub struct H2App {
@@ -33,7 +34,7 @@ pub struct H2Conn {
 impl H2App {
     /// Starts an application that runs `script` for each connection.
     pub fn start(script: impl Fn(&mut H2Conn) + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let listener = free_listener();
         let port = listener.local_addr().unwrap().port();
         let state = Arc::new(State::default());
         let (shared, script) = (state.clone(), Arc::new(script));

@@ -11,6 +11,7 @@ pub mod h2_streams;
 pub mod message;
 pub mod objects;
 pub mod pki;
+pub mod port;
 pub mod scrape;
 pub mod stalls;
 pub mod wait;

@@ -1,9 +1,10 @@
 //! What the queue says about itself: Prometheus text, and the autoscaler's `Stat` message.
 use std::collections::BTreeMap;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 
 use super::binary::{Binary, Builder};
 use super::client;
+use super::port::free_port;
 use super::wait::eventually;
 
 /// One line of a Prometheus page.
@@ -17,14 +18,9 @@ pub struct Sample {
     pub value: f64,
 }
 
-/// A port that nobody listens on now.
-pub fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
 /// Starts a queue that Prometheus may scrape; the port for it.
 pub fn observed(builder: Builder) -> (Binary, u16) {
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = free_port();
     let config = format!(r#"{{"requestMetrics":{{"protocol":"prometheus","endpoint":"127.0.0.1:{port}"}}}}"#);
     let queue = builder.env("OBSERVABILITY_CONFIG", config).start();
     eventually("the metrics port is open", || TcpStream::connect(("127.0.0.1", port)).is_ok());

@@ -12,6 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 use super::attempt::{Attempt, Failure};
 use super::prober::{TIMING, Timing, start_with};
 use super::*;
+use crate::net::closed::{closed, open_async};
 
 /// Long enough for a loaded machine; only failing tests wait for it.
 const PATIENT: Option<Duration> = Some(Duration::from_secs(20));
@@ -30,7 +31,14 @@ impl App {
         F: Fn(TcpStream, App) -> R + Send + 'static,
         R: Future<Output = ()> + Send + 'static,
     {
-        let listener = TcpListener::bind(address).await.unwrap();
+        Self::listen(TcpListener::bind(address).await.unwrap(), serve)
+    }
+
+    fn listen<F, R>(listener: TcpListener, serve: F) -> Self
+    where
+        F: Fn(TcpStream, App) -> R + Send + 'static,
+        R: Future<Output = ()> + Send + 'static,
+    {
         let port = listener.local_addr().unwrap().port();
         let app = Self { port, connections: Arc::default(), heads: Arc::default() };
         let shared = app.clone();
@@ -110,11 +118,6 @@ async fn try_once(probe: &Probe, auto_detect: bool) -> Result<(), Failure> {
     Attempt::new(probe, auto_detect).run(PATIENT).await
 }
 
-/// A port where nothing listens.
-async fn closed_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port()
-}
-
 fn short_window() -> Timing {
     Timing { window: Duration::from_millis(300), attempt: Duration::from_secs(5), ..TIMING }
 }
@@ -140,7 +143,8 @@ async fn given_a_status_outside_200_to_399_then_the_failure_names_it() {
 
 #[tokio::test]
 async fn given_nothing_listens_then_the_failure_is_a_refusal_in_gos_words() {
-    let port = closed_port().await;
+    let (_socket, address) = closed();
+    let port = address.port();
     let app = App { port, connections: Arc::default(), heads: Arc::default() };
     let failure = try_once(&app.probe(TCP), false).await.unwrap_err();
     assert_eq!(failure.text, format!("dial tcp 127.0.0.1:{port}: connect: connection refused"));
@@ -292,22 +296,22 @@ async fn given_many_callers_at_once_then_one_round_answers_all() {
 
 #[tokio::test]
 async fn given_an_application_that_starts_later_then_the_round_under_way_finds_it() {
-    let port = closed_port().await;
-    let waiting = App { port, connections: Arc::default(), heads: Arc::default() };
+    let (socket, address) = closed();
+    let waiting = App { port: address.port(), connections: Arc::default(), heads: Arc::default() };
     let window = Timing { window: Duration::from_secs(20), ..TIMING };
     let handle = start_with(vec![waiting.probe(TCP)], false, window);
     let asked = tokio::spawn(async move { handle.check().await });
     // The round has begun and found nothing.
     tokio::task::yield_now().await;
     assert!(!asked.is_finished());
-    let _app = App::start(&format!("127.0.0.1:{port}"), |_, _| async {}).await;
+    let _app = App::listen(open_async(socket), |_, _| async {});
     assert!(asked.await.unwrap());
 }
 
 #[tokio::test]
 async fn given_a_caller_that_leaves_then_the_next_one_joins_its_round() {
-    let port = closed_port().await;
-    let nothing = App { port, connections: Arc::default(), heads: Arc::default() };
+    let (_socket, address) = closed();
+    let nothing = App { port: address.port(), connections: Arc::default(), heads: Arc::default() };
     let handle = start_with(vec![nothing.probe(TCP)], false, short_window());
     let impatient = tokio::time::timeout(Duration::from_millis(1), handle.check()).await;
     assert!(impatient.is_err());

@@ -26,6 +26,7 @@ use tokio::task::JoinSet;
 use super::state::{Audit, Resource, Selector, State};
 use super::watch::{Piece, Watch};
 use super::{Run, Shared};
+use crate::support::port::free_port;
 
 pub(super) fn tls(authority: &Authority) -> [Arc<rustls::ServerConfig>; 2] {
     let leaf = authority.leaf(&["kubernetes.default.svc", "localhost", "127.0.0.1"], 7).unwrap();
@@ -45,7 +46,8 @@ pub(super) async fn run(
     runs: &mut channel::Receiver<Run>,
     tell: &std::sync::mpsc::Sender<SocketAddr>,
 ) {
-    let mut address: SocketAddr = ([127, 0, 0, 1], 0).into();
+    // It stops and comes again: nobody else may have the port meanwhile.
+    let address: SocketAddr = ([127, 0, 0, 1], free_port()).into();
     loop {
         let wanted = *runs.borrow_and_update();
         match wanted {
@@ -53,7 +55,6 @@ pub(super) async fn run(
             Run::Stopped => {}
             Run::Serving => {
                 let listener = TcpListener::bind(address).await.unwrap();
-                address = listener.local_addr().unwrap();
                 let _ = tell.send(address);
                 shared.listening.send_replace(true);
                 // Dropping the set cuts every connection, and the watches of a connection end when it does.

@@ -12,6 +12,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::super::super::throttle::{Budget, Command, Entry, Outcome, Policy, Revision, Rules};
 use super::super::attempt::attempt;
 use super::super::{Counters, Settings, start};
+use crate::net::closed::{closed, open_async};
 
 const QUEUE: &str = "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nqueue";
 
@@ -69,20 +70,6 @@ async fn listen() -> (TcpListener, SocketAddr) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     (listener, address)
-}
-
-/// An address that refuses: nobody listens, and nobody else gets the port while the socket is held.
-fn closed() -> (socket2::Socket, SocketAddr) {
-    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
-    let address = socket.local_addr().unwrap().as_socket().unwrap();
-    (socket, address)
-}
-
-fn open(socket: socket2::Socket) -> TcpListener {
-    socket.listen(64).unwrap();
-    socket.set_nonblocking(true).unwrap();
-    TcpListener::from_std(socket.into()).unwrap()
 }
 
 /// An address that swallows connections: it listens, its queue is full, and the kernel drops what comes.
@@ -189,7 +176,7 @@ async fn given_a_held_request_when_the_pods_port_opens_then_it_goes_on_the_probe
     let Entry::Wait(wait) = revision.enter(100) else { panic!("there is no pod") };
     let (socket, address) = closed();
     revision.endpoints(&[], &[address]);
-    let connections = serve(open(socket), QUEUE, Duration::ZERO);
+    let connections = serve(open_async(socket), QUEUE, Duration::ZERO);
 
     let slot = wait.await.unwrap();
     assert_eq!((slot.address(), slot.is_cluster_ip()), (address, false));
@@ -277,7 +264,7 @@ async fn given_pods_out_of_reach_then_the_cluster_ip_is_used_until_they_are_reac
     assert_eq!((slot.address(), slot.is_cluster_ip()), (cluster_ip, true));
     drop(slot);
 
-    serve(open(socket), QUEUE, Duration::ZERO);
+    serve(open_async(socket), QUEUE, Duration::ZERO);
     eventually("pods are used again", || !revision.counts().fallback).await;
     assert_eq!(revision.acquire(100).await.unwrap().address(), pod);
 }
@@ -362,7 +349,7 @@ async fn given_a_pod_whose_port_opens_late_when_others_are_unreachable_then_the_
             let not_ready: Vec<_> = std::iter::once(address).chain(std::iter::repeat_n(hole.1, beside)).collect();
             revision.endpoints(&[], &not_ready);
             tokio::time::sleep(Duration::from_millis(200 + run * 37 % 100)).await;
-            serve(open(socket), QUEUE, Duration::ZERO);
+            serve(open_async(socket), QUEUE, Duration::ZERO);
             let start = Instant::now();
             let slot = wait.await.unwrap();
             assert!(slot.take_connection().is_some());
