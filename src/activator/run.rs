@@ -137,7 +137,7 @@ impl Running {
 /// Waits for what a start needs, in the original's order, and opens the ports.
 async fn set_up<E: Env + Clone + 'static>(config: Config, env: &E, flags: &Flags) -> Result<Running, Fatal> {
     let source = Source::find(env, flags).map_err(|e| Fatal::new("Error building kubeconfig", e))?;
-    await_version(&source, &config.kubernetes_min_version).await?;
+    await_version(|| source.check_version(&config.kubernetes_min_version)).await?;
     let maps = Maps::start(&source, &config, env).await?;
     let observed = maps.observed();
     tracing::info!("Starting the knative activator");
@@ -272,10 +272,10 @@ async fn set_up<E: Env + Clone + 'static>(config: Config, env: &E, flags: &Flags
 }
 
 /// Asks the API server for its version until it answers with one that will do.
-async fn await_version(source: &Source, minimum: &str) -> Result<(), Fatal> {
+async fn await_version<E: Display>(ask: impl AsyncFn() -> Result<(), E>) -> Result<(), Fatal> {
     let deadline = tokio::time::Instant::now() + VERSION_LIMIT;
     loop {
-        let Err(error) = source.check_version(minimum).await else { return Ok(()) };
+        let Err(error) = ask().await else { return Ok(()) };
         eprintln!("Failed to get k8s version {error}");
         if tokio::time::Instant::now() >= deadline {
             return Err(Fatal::new("Timed out attempting to get k8s version", error));
@@ -338,4 +338,27 @@ fn listen(
     tracing::info!("Starting server {name}:{port}");
     workers.listen(Listener { socket, port: id, stop });
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn given_a_server_that_is_too_old_when_a_minute_is_over_then_the_start_ends_and_says_why() {
+        let (start, asked) = (tokio::time::Instant::now(), Cell::new(0));
+
+        let ended = await_version(async || {
+            asked.set(asked.get() + 1);
+            Err("kubernetes version \"1.33.0\" is not compatible")
+        })
+        .await;
+
+        let Err(Fatal { message, error }) = ended else { unreachable!("it is too old") };
+        assert_eq!(message, "Timed out attempting to get k8s version");
+        assert_eq!(error, "kubernetes version \"1.33.0\" is not compatible");
+        assert_eq!((start.elapsed().as_secs(), asked.get()), (60, 61));
+    }
 }

@@ -1,5 +1,6 @@
 //! The core: one request in, one request to the application, its response back.
 
+mod failure;
 mod hop;
 
 use std::pin::Pin;
@@ -10,13 +11,12 @@ use http::header::{self, HeaderValue};
 use http::uri::PathAndQuery;
 use http::{Method, Version};
 
+pub use self::failure::{Failure, unreached};
+use self::failure::{closed, exchange};
 use self::hop::Hop;
 use super::body::Outbound;
 use super::cause::Cause;
-use super::dial::Unreached;
-use super::h1_framing::Fault;
 use super::headers::{self, Has};
-use super::inbound::Broken;
 use super::upstream::{Failed, Lease, Outgoing, Pool, Sent, Speaks, Stream};
 use super::{Request, Response};
 
@@ -80,25 +80,6 @@ pub enum ForwardedFor {
     Append,
     /// The header passes as it came.
     Leave,
-}
-
-/// Why an upstream gave no response.
-pub enum Failure {
-    /// There was no connection: no byte of the request was taken, and it may go elsewhere.
-    Unreached(Box<Prepared>, Unreached),
-    /// The connection ended before a byte of the response to a request that may be sent again ([`Prepared::kept`]).
-    Lost(Box<Prepared>, Cause),
-    /// The request was or may have been taken.
-    Taken(Cause),
-}
-
-impl Failure {
-    fn into_cause(self) -> Cause {
-        match self {
-            Self::Unreached(_, error) => unreached(error),
-            Self::Lost(_, cause) | Self::Taken(cause) => cause,
-        }
-    }
 }
 
 /// How often a request goes out again over HTTP/2: so often when the upstream did nothing with it each time.
@@ -448,36 +429,4 @@ fn is_idempotent(head: &http::request::Parts) -> bool {
 /// Whether each `%` begins two hexadecimal digits; Go's server refuses a path with others.
 fn escapes_are_whole(path: &str) -> bool {
     path.split('%').skip(1).all(|rest| rest.len() >= 2 && rest.bytes().take(2).all(|b| b.is_ascii_hexdigit()))
-}
-
-fn closed() -> Unreached {
-    Unreached::Refused(std::io::ErrorKind::ConnectionReset.into())
-}
-
-/// The cause of a request that reached no upstream.
-#[must_use]
-pub fn unreached(error: Unreached) -> Cause {
-    match error {
-        Unreached::Refused(error) => Cause::UpstreamRefused(error),
-        Unreached::ConnectTimeout(_) | Unreached::HandshakeTimeout(_) => Cause::UpstreamTimeout(error),
-        Unreached::Handshake(error) => Cause::UpstreamTls(error),
-    }
-}
-
-fn exchange(failed: Failed) -> Cause {
-    match failed {
-        Failed::Exchange(Broken::Upstream(Fault::Eof)) => Cause::UpstreamEof,
-        Failed::Exchange(Broken::Upstream(fault @ Fault::Malformed(_))) => Cause::UpstreamMalformed(Some(fault)),
-        Failed::Exchange(Broken::Upstream(Fault::HeadTooLarge(what))) => Cause::UpstreamHead(what),
-        Failed::Exchange(error @ Broken::Upstream(Fault::ShortBody)) => Cause::RequestBody(error),
-        Failed::Exchange(Broken::Upstream(Fault::Io(error))) => match error.downcast::<Unreached>() {
-            // A connection in the place of a pooled one.
-            Ok(error) => unreached(error),
-            Err(error) => Cause::UpstreamReset(Broken::Upstream(Fault::Io(error))),
-        },
-        Failed::Exchange(error) | Failed::Lost(_, error) => Cause::UpstreamReset(error),
-        Failed::RequestBody(error) => Cause::RequestBody(error),
-        Failed::Again { error: Some(error), .. } => Cause::UpstreamReset(error),
-        Failed::Again { error: None, .. } => unreached(closed()),
-    }
 }

@@ -67,7 +67,7 @@ fn given_the_api_server_s_audit_when_the_activator_runs_then_it_asked_for_no_mor
     }
 }
 
-/// 9.3: an API server that is too old ends the start, with the version in the log. (60 s: only that it goes on asking.)
+/// 9.3: it is asked again; that it ends after a minute is tested beside `await_version`.
 #[test]
 fn given_an_api_server_that_is_away_when_it_comes_then_the_activator_starts() {
     let world = World::new(false);
