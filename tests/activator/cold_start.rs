@@ -165,7 +165,7 @@ fn given_a_large_body_when_its_request_waits_then_it_is_not_read_and_arrives_who
     let world = World::new(false);
     world.create(world.revision());
     let activator = world.start();
-    let before = activator.process.memory();
+    let before = activator.process.memory_own();
     let size = 32 << 20;
     let port = activator.http1;
     let sender = std::thread::spawn(move || {
@@ -177,7 +177,7 @@ fn given_a_large_body_when_its_request_waits_then_it_is_not_read_and_arrives_who
     });
     eventually("the autoscaler is told", || !world.autoscaler.told().is_empty());
     std::thread::sleep(Duration::from_millis(200));
-    let held = activator.process.memory().saturating_sub(before);
+    let held = activator.process.memory_own().saturating_sub(before);
     assert!(held < 4 << 10, "{held} KiB more");
 
     let app = App::each(|_, body| crate::support::app::ok(&body.len().to_string()));

@@ -80,7 +80,7 @@ fn given_thousands_of_waiting_requests_when_memory_is_measured_then_each_costs_l
     world.create(world.revision().concurrency(1));
     let activator = world.start();
     let address = std::net::SocketAddr::from(([127, 0, 0, 1], activator.h2c));
-    let before = activator.process.memory();
+    let before = activator.process.memory_own();
     let held = run_for(Duration::from_secs(60), async {
         let mut open = Vec::new();
         let mut answers = Vec::new();
@@ -111,9 +111,9 @@ fn given_thousands_of_waiting_requests_when_memory_is_measured_then_each_costs_l
         while arrived() < (CONNECTIONS * EACH) as f64 {
             assert!(start.elapsed() < Duration::from_secs(50), "only {} arrived", arrived());
             tokio::time::sleep(Duration::from_millis(50)).await;
-            held = held.max(activator.process.memory());
+            held = held.max(activator.process.memory_own());
         }
-        held = held.max(activator.process.memory());
+        held = held.max(activator.process.memory_own());
         drop((answers, open));
         held
     });

@@ -42,7 +42,8 @@ fn given_two_replicas_when_the_leader_is_killed_then_the_other_takes_over_and_bo
     eventually("the first replica leads", || holder(&cluster) == "one");
     let mut two = cluster.replica("two");
     cluster.ready(NAMESPACE, "first");
-    assert_eq!(cluster.writes("first"), 2, "one writer: waiting, ready");
+    let written = cluster.writes("first");
+    assert!((1..=2).contains(&written), "one writer: waiting, if it had to, and ready: {written}");
     for replica in [&mut one, &mut two] {
         assert_eq!(get(port(replica), "a", "/").text(), "one");
     }
@@ -57,8 +58,8 @@ fn given_two_replicas_when_the_leader_is_killed_then_the_other_takes_over_and_bo
 
     assert_eq!(holder(&cluster), "two");
     assert_eq!(lease(&cluster)["spec"]["leaseTransitions"], 1);
-    assert_eq!(cluster.writes("second"), 2);
-    assert_eq!(cluster.writes("first"), 2, "what is ready is not written again");
+    assert!((1..=2).contains(&cluster.writes("second")), "{}", cluster.writes("second"));
+    assert_eq!(cluster.writes("first"), written, "what is ready is not written again");
 }
 
 #[test]

@@ -31,11 +31,6 @@ enum Rest {
 fn application(rest: Rest) -> App {
     App::start(move |conn: &mut Conn| {
         while let Some(head) = conn.head() {
-            if head.method() == "PRI" {
-                // HTTP/2 is not spoken here.
-                conn.send("HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
-                return;
-            }
             let first = conn.bytes(READ);
             if first.len() < READ {
                 return;

@@ -128,13 +128,18 @@ impl Conn {
     /// The next request's head; `None` once the peer has closed. Whoever asks for HTTP/2 is told, as a server of
     /// HTTP/1.1 does, that this is no request, and that is the end.
     pub fn head(&mut self) -> Option<Head> {
-        let head = self.reader.head()?;
+        let head = self.any_head()?;
         if head.line.starts_with("PRI * HTTP/2.0") {
             self.send(response("400 Bad Request", &[("Connection", "close")], ""));
             return None;
         }
         self.state.seen.lock().unwrap().push(head.clone());
         Some(head)
+    }
+
+    /// The next head as it came, be it HTTP/2's preface; it is not among those that were seen.
+    pub fn any_head(&mut self) -> Option<Head> {
+        self.reader.head()
     }
 
     /// The next request, whole.
