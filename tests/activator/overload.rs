@@ -46,7 +46,8 @@ fn given_four_times_the_load_when_callers_give_up_then_memory_is_flat_and_the_ne
     let next = start.elapsed();
     println!("{early} KiB, {late} KiB later; {load} callers at once; the next request took {next:?}");
     assert!(load > 50, "there was load");
-    assert!(late <= early + early / 10, "{early} KiB grew to {late} KiB");
+    // Did those that gave up stay, a thousand of them would hold 4.5 MiB.
+    assert!(late <= early + 2048, "{early} KiB grew to {late} KiB");
     // Behind those that had given up it would take several seconds; 20 ms are the application's.
     assert!(next < GIVE_UP, "{next:?}");
 }
