@@ -42,6 +42,7 @@ struct Whole {
 }
 
 /// An upstream that did not take a request, and as one of which.
+#[derive(Clone)]
 struct Tried {
     address: SocketAddr,
     of: Arc<State>,
@@ -111,19 +112,16 @@ impl Upstreams {
         let began = clock::now();
         let mut first = self.first(request, &way, &random, went);
         async move {
-            let sent = match &mut first {
-                First::Sent(sending, _) => Some(sending.await),
-                First::Whole(_) | First::Over(_) => None,
-            };
-            let whole = match (sent, first) {
-                (Some(Ok(response)), _) => return Ok(timed(response, began)),
-                (Some(Err(failure)), First::Sent(_, to)) => {
-                    let (prepared, lost, cause) = self.after(failure, to.address, false)?;
-                    Whole { prepared, lost, last: Some((cause, to)) }
-                }
-                (_, First::Whole(whole)) => whole,
-                (_, First::Over(cause)) => return Err(cause),
-                (None, First::Sent(..)) => return Err(Cause::NoUpstream("no_endpoints")),
+            let whole = match first {
+                First::Sent(ref mut sending, ref to) => match sending.await {
+                    Ok(response) => return Ok(timed(response, began)),
+                    Err(failure) => {
+                        let (prepared, lost, cause) = self.after(failure, to.address, false)?;
+                        Whole { prepared, lost, last: Some((cause, to.clone())) }
+                    }
+                },
+                First::Whole(whole) => whole,
+                First::Over(cause) => return Err(cause),
             };
             let response = Box::pin(self.go_round(whole, way, asked, random, went)).await?;
             Ok(timed(response, began))
