@@ -230,6 +230,7 @@ fn given_a_websocket_and_a_request_when_terminated_then_the_hook_waits_for_the_r
     assert!(hook.reply_within(Duration::from_millis(700)).is_none(), "a request is in flight");
     request.send("b");
     assert_eq!(request.chunk().unwrap(), b"b");
+    assert!(request.chunk().unwrap().is_empty(), "the response is whole");
     assert_eq!(hook.reply().status(), 200);
     // The WebSocket is alive until the application, or its caller, closes it.
     websocket.send([0x81, 0x81, 0, 0, 0, 0, b'x']);

@@ -294,6 +294,12 @@ impl Binary {
         self.kib("VmHWM:")
     }
 
+    /// Begins that peak anew, where the kernel can: the start's, of which much is unmapped soon, is no longer in it.
+    pub fn reset_memory_peak(&self) {
+        // proc_pid_clear_refs(5).
+        let _ = std::fs::write(format!("/proc/{}/clear_refs", self.id()), "5");
+    }
+
     fn kib(&self, field: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).expect("procfs");
         let line = status.lines().find_map(|line| line.strip_prefix(field)).expect("the field");
